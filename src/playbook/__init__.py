@@ -1,0 +1,1 @@
+"""A debugging playbook for CrewAI under load."""

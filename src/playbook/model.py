@@ -1,0 +1,299 @@
+"""The words of the kit, as frozen dataclasses.
+
+Everything that is measured, concluded or shown is one of these; they hold data
+and derive figures from it, and do nothing else. Times are seconds: instants
+since the Unix epoch, durations as they are. Rates are shares between 0 and 1.
+
+This module is imported inside the target's process too, so it uses nothing
+beyond the standard library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LAYERS = (
+    "network",
+    "provider",
+    "client",
+    "tool",
+    "memory",
+    "orchestration",
+    "application",
+    "platform",
+    "harness",
+)
+"""Where a failure can live; `harness` is our own process: we accuse ourselves too."""
+
+SpanKind = Literal["request", "crew", "task", "agent", "llm", "tool", "memory", "http", "wait"]
+Result = Literal["fault", "degraded", "healthy", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One exception of a chain, as plain data that survives a pipe and a log file."""
+
+    type: str
+    """Qualified name, such as ``httpx.ReadTimeout``."""
+    message: str
+    status: int | None = None
+    """HTTP status, where the exception carries one."""
+    retry_after: float | None = None
+    """Seconds the server asked us to wait."""
+    errno: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What an exception chain really was: one class, one layer."""
+
+    kind: str
+    """The fault class, one of `playbook.errors.KINDS`; ``unknown`` where the text does not tell."""
+    layer: str
+    message: str
+    """The deepest useful message, in the provider's or the operating system's own words."""
+    retryable: bool | None = None
+    """Whether trying again can help; None where nobody can know."""
+    status: int | None = None
+    retry_after: float | None = None
+    chain: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One timed thing that happened inside a request (an OpenTelemetry span)."""
+
+    id: str
+    parent: str
+    request: str
+    """Id of the request it belongs to; empty for an orphan, which is reported and never guessed."""
+    kind: str
+    name: str
+    start: float
+    end: float
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """Semantic conventions where one exists (``http.response.status_code``, ``server.address``)."""
+    fault: str = ""
+    """Fault class if it failed."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request."""
+
+    request: str
+    canary: str
+    ok: bool
+    start: float
+    end: float
+    fault: Fault | None = None
+    result: str = ""
+    """The first characters of the answer, redacted."""
+    foreign: tuple[str, ...] = ()
+    """Canaries of other requests that were seen in this one's traffic or answer."""
+    masked: tuple[str, ...] = ()
+    """Fault classes that happened inside and were hidden from the caller."""
+    overran: bool = False
+    """It took longer than the platform's deadline."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def failed(self) -> bool:
+        """A request fails when it raises, overruns the deadline or carries another's data."""
+        return not self.ok or self.overran or bool(self.foreign)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """So many failures in so many attempts."""
+
+    attempts: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One step of a sweep: the same work at one concurrency."""
+
+    concurrency: int
+    attempts: int
+    failures: int
+    rate_low: float
+    """Lower end of the Wilson 95 % interval of the failure rate."""
+    rate_high: float
+    p50_s: float
+    p95_s: float
+    rps: float
+    """Completed requests per second while the level was fully loaded (ramp and tail excluded)."""
+    in_flight: int
+    """The most calls that were open at the provider at one moment."""
+    faults: Mapping[str, int] = field(default_factory=dict)
+    """Failures by fault class."""
+    masked: int = 0
+    """Requests that ended well although something inside failed."""
+    cpu: float = 0.0
+    """CPU seconds per second of the target's process; near 1 the interpreter is full."""
+    stall_s: float = 0.0
+    """The longest time in which our own clock thread could not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    levels: tuple[Level, ...] = ()
+    stopped_early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One rung of the ladder of layers."""
+
+    name: str
+    """dns, tcp, tls, http, bare call, LLM.call, tool:<name>, one agent one task."""
+    layer: str
+    status: Literal["ok", "slow", "failed", "skipped"]
+    detail: str
+    """The evidence, in one line."""
+    concurrency: int = 1
+    attempts: int = 0
+    failures: int = 0
+    p50_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    rungs: tuple[Rung, ...] = ()
+
+    @property
+    def failing(self) -> str:
+        """The layer of the lowest rung that fails; empty if none does."""
+        return next((rung.layer for rung in self.rungs if rung.status == "failed"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One decision of a reduction or a reintroduction."""
+
+    component: str
+    action: Literal["without", "with"]
+    attempts: int
+    failures: int
+    decision: Literal["needed", "innocent", "returns", "stays away", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """The smallest set of components that still fails, and how it was found."""
+
+    components: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    script: str = ""
+    """Path of the minimal script; empty while there is none."""
+    script_checked: bool = False
+    """The script was run, and failed the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reintroduction:
+    """The ladder back up, one component at a time, until the failure returns."""
+
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fact with its evidence."""
+
+    finding: str
+    source: str
+    """Where it was seen: a step, a span id, a file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A cause of the catalogue with the evidence for it and a score between 0 and 1."""
+
+    cause: str
+    layer: str
+    score: float
+    evidence: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Take the suspect away: the failure goes; put it back: it returns."""
+
+    intervention: str
+    before: Count
+    after: Count
+    p_value: float
+    """One-sided Fisher exact test that the failure rate fell."""
+    returned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    requests: int = 0
+    provider_calls: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    outcome: Result
+    target: str
+    cause: str = ""
+    layer: str = ""
+    confidence: float = 0.0
+    ranked: tuple[Suspect, ...] = ()
+    proof: Proof | None = None
+    reduction: Reduction | None = None
+    sweep: Sweep = field(default_factory=Sweep)
+    cost: Cost = field(default_factory=Cost)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+    """What could not be known, or what would decide."""
+
+    def json(self) -> dict[str, Any]:
+        """The stable interface ``playbook.verdict/1``; see docs in `playbook.case`."""
+        data = dataclasses.asdict(self)
+        body: dict[str, Any] = {"schema": "playbook.verdict/1", "outcome": data.pop("outcome")}
+        body["cause"] = data.pop("cause") or None
+        body["layer"] = data.pop("layer") or None
+        reduction = data.pop("reduction")
+        data["sweep"] = data.pop("sweep")["levels"]
+        body |= data
+        body["reduction"] = reduction and {
+            "components": reduction["components"],
+            "script": reduction["script"] or None,
+            "script_checked": reduction["script_checked"],
+        }
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One thing worth telling while a step runs; the command line and the widgets listen."""
+
+    step: str
+    """audit, isolate, sweep, reduce, reintroduce, prove, report."""
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    """Requests of this step; 0 where the number cannot be known."""
+    concurrency: int = 0
+    outcome: Outcome | None = None
+    """Set when one request has just ended."""
+    level: Level | None = None
+    """Set when one level of the sweep has just ended."""
