@@ -13,7 +13,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas
 
 LAYERS = (
     "network",
@@ -30,6 +33,31 @@ LAYERS = (
 
 SpanKind = Literal["request", "crew", "task", "agent", "llm", "tool", "memory", "http", "wait"]
 Result = Literal["fault", "degraded", "healthy", "inconclusive"]
+
+
+class Shown:
+    """What a step returns shows itself: a table in a notebook, text in a terminal.
+
+    `playbook.show` does it and is imported only then (it needs pandas).
+    """
+
+    __slots__ = ()
+
+    def frame(self) -> pandas.DataFrame:
+        """The rows as a pandas DataFrame, one column a field."""
+        from . import show
+
+        return show.frame(self)
+
+    def _repr_html_(self) -> str:
+        from . import show
+
+        return show.html(self)
+
+    def __str__(self) -> str:
+        from . import show
+
+        return show.text(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +176,7 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class Sweep(Shown):
     levels: tuple[Level, ...] = ()
     stopped_early: bool = False
 
@@ -170,7 +198,7 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True)
-class Ladder:
+class Ladder(Shown):
     rungs: tuple[Rung, ...] = ()
 
     @property
@@ -191,7 +219,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction:
+class Reduction(Shown):
     """The smallest set of components that still fails, and how it was found."""
 
     components: tuple[str, ...] = ()
@@ -204,7 +232,7 @@ class Reduction:
 
 
 @dataclass(frozen=True, slots=True)
-class Reintroduction:
+class Reintroduction(Shown):
     """The ladder back up, one component at a time, until the failure returns."""
 
     trials: tuple[Trial, ...] = ()
@@ -250,7 +278,7 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Shown):
     outcome: Result
     target: str
     cause: str = ""
@@ -280,6 +308,57 @@ class Verdict:
             "script_checked": reduction["script_checked"],
         }
         return body
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One thing the audit read off the live objects, and what it thinks of it."""
+
+    severity: Literal["ok", "note", "warning", "danger"]
+    what: str
+    """Such as ``LLM gpt-4o-mini: read timeout``."""
+    value: str
+    place: str
+    """File and line where it can be known, else the object."""
+    advice: str = ""
+    cause: str = ""
+    """The catalogue entry it would lead to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit(Shown):
+    settings: tuple[Setting, ...] = ()
+    calls_worst: int = 0
+    """The most provider calls one model call can become when every retry layer is used."""
+    seconds_worst: float | None = None
+    """The longest one request can take with the configured timeouts; None: without bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Shown):
+    """The A/B of `verify`: the target as it was against the fixed one, interleaved."""
+
+    before: Count
+    after: Count
+    p_value: float
+    answer: Literal["fixed", "not fixed", "undecided"]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything a case holds, as it is read back from its folder."""
+
+    target: str
+    directory: str
+    audit: Audit | None = None
+    sweep: Sweep | None = None
+    ladder: Ladder | None = None
+    reduction: Reduction | None = None
+    reintroduction: Reintroduction | None = None
+    verdict: Verdict | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
