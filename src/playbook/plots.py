@@ -1,0 +1,490 @@
+"""The figures, as plain functions of data that return a matplotlib `Figure`.
+
+pyplot is not used: a figure belongs to whoever asked for it, leaks nothing, and
+may be drawn on any thread. A `Picture` shows itself in a notebook.
+
+One style for the whole kit. Colours are those of Okabe and Ito, which readers
+with any colour vision tell apart; what failed is marked by its shape (a cross)
+as well. `svg` names the colours as CSS variables, so that a page can change them
+for a dark theme.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from . import show
+from .model import Ladder, Level, Outcome, Rung, Span, Sweep
+
+__all__ = ["Picture", "failures", "ladder", "png", "svg", "timeline", "waterfall"]
+
+COLOURS = {
+    "ink": "#1f2328",
+    "muted": "#59636e",
+    "grid": "#d1d9e0",
+    "paper": "#ffffff",
+    "band": "#eef1f4",
+    "good": "#009e73",
+    "warn": "#e69f00",
+    "bad": "#d55e00",
+    "first": "#0072b2",
+    "second": "#56b4e9",
+    "third": "#cc79a7",
+}
+"""Name of each colour in CSS (``--ink``) and its value on white."""
+
+_KIND = {
+    "llm": "first",
+    "tool": "warn",
+    "memory": "third",
+    "wait": "muted",
+    "http": "second",
+    "crew": "grid",
+    "task": "grid",
+    "agent": "grid",
+    "request": "grid",
+}
+_KIND_NAME = {"llm": "model", "tool": "tool", "memory": "memory", "wait": "waiting", "http": "HTTP"}
+
+MOST_REQUESTS = 120
+"""Bars in a timeline; more are not told apart on a page."""
+MOST_SPANS = 60
+"""Bars in a waterfall."""
+
+_drawing = threading.Lock()
+# matplotlib's settings and font cache are the process's; the live plot draws from
+# a thread of its own while a cell may draw too.
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+    def __repr__(self) -> str:
+        return f"<Picture: {self.get_label() or 'figure'}>"
+
+
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The figure as PNG."""
+    out = io.BytesIO()
+    with _drawing:
+        FigureCanvasAgg(figure)
+        figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    return out.getvalue()
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an ``<svg>`` element; `name` keeps its ids apart from other figures'.
+
+    Same data, same text: no date, no random ids. Colours are CSS variables with
+    the kit's value to fall back on; text is text, to be found and read aloud.
+    """
+    out = io.StringIO()
+    with _drawing, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(
+            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
+    body = out.getvalue()
+    body = body[body.index("<svg") :]
+    body = re.sub(r"\s*<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", body)
+    for colour, value in COLOURS.items():
+        body = body.replace(f": {value}", f": var(--{colour}, {value})")
+    body = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", body)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{_attribute(figure)}" ', 1)
+
+
+def _attribute(figure: Figure) -> str:
+    import html
+
+    return html.escape(str(figure.get_label()))
+
+
+# What the figures share -----------------------------------------------------------
+
+
+def _figure(width: float, height: float, label: str, *, layout: bool = True) -> Picture:
+    """An empty figure; without `layout` its margins are the caller's, which draws twice as fast."""
+    figure = Picture(
+        figsize=(width, height),
+        layout="constrained" if layout else None,
+        facecolor=COLOURS["paper"],
+    )
+    figure.set_label(label)
+    return figure
+
+
+def _quiet(axes: Axes, title: str, *, grid: str = "y") -> None:
+    """A title to the left, two spines, a faint grid."""
+    axes.set_title(
+        title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"], parse_math=False
+    )
+    axes.set_facecolor("none")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(COLOURS["grid"])
+    axes.tick_params(colors=COLOURS["muted"], labelsize=9, length=0)
+    axes.grid(axis=grid, color=COLOURS["grid"], linewidth=0.6)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+
+
+def _words(axes: Axes, x: float, y: float, words: str, **more: Any) -> None:
+    """Text of ours or the target's; a dollar sign in it is a dollar sign."""
+    more = {"fontsize": 8.5, "color": COLOURS["ink"], "parse_math": False, **more}
+    axes.annotate(show.clean(words, 80), (x, y), textcoords="offset points", **more)
+
+
+def _ticks(axes: Axes, which: str, at: Sequence[float], labels: Sequence[str]) -> None:
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_ticks(list(at), [show.clean(label, 40) for label in labels], parse_math=False)
+
+
+def _legend(where: Axes | Figure, handles: Sequence[Line2D | Patch], **more: Any) -> None:
+    where.legend(
+        handles=list(handles),
+        fontsize=8.5,
+        frameon=False,
+        labelcolor=COLOURS["ink"],
+        handlelength=1.4,
+        columnspacing=1.2,
+        ncols=len(handles),
+        **more,
+    )
+
+
+def _beside_title(axes: Axes, handles: Sequence[Line2D | Patch]) -> None:
+    """A legend to the right of the title, where no data can lie under it."""
+    _legend(axes, handles, loc="lower right", bbox_to_anchor=(1.01, 0.99), borderaxespad=0)
+
+
+def _clock(axes: Axes, which: str, top: float) -> None:
+    """Ticks of a time axis that ends at `top` seconds: all in seconds, or all in ms."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    scale, unit = (1, "s") if top >= 1 else (1000, "ms")
+    axis.set_major_formatter(lambda value, _: f"{round(value * scale, 6):g} {unit}")
+
+
+def _cross(axes: Axes, x: Any, y: Any, size: float = 7) -> None:
+    axes.plot(
+        x, y, linestyle="none", marker="X", markersize=size, color=COLOURS["bad"],
+        markeredgecolor=COLOURS["paper"], markeredgewidth=0.8, zorder=5, clip_on=False,
+    )  # fmt: skip
+
+
+# The figures ----------------------------------------------------------------------
+
+
+def failures(sweep: Sweep, *, running: int | None = None, deadline: float | None = None) -> Picture:
+    """Share of failed requests (Wilson 95 % interval) and latency, by concurrency.
+
+    A level without attempts keeps its place on the axis, so that a live figure
+    does not jump. `running` is the concurrency of a level that has not ended yet;
+    it is drawn hollow. `deadline` (seconds) is drawn over the latencies.
+    """
+    levels = [level for level in sweep.levels if level.attempts]
+    every = [level.concurrency for level in sweep.levels]
+    worst = max(levels, key=lambda level: level.failures / level.attempts, default=None)
+    label = "Nothing was measured yet"
+    if worst:
+        label = (
+            f"Failure share and latency by concurrency; at worst {show.count(worst)} failed "
+            f"at {worst.concurrency} at once"
+        )
+    figure = _figure(7.2, 3.0, label, layout=False)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.165, top=0.89, wspace=0.22)
+    left, right = figure.subplots(1, 2)
+    _quiet(left, "Failed requests")
+    _quiet(right, "Latency")
+    at = [every.index(level.concurrency) for level in levels]
+    for axes in (left, right):
+        _ticks(axes, "x", range(len(every)), [str(number) for number in every])
+        axes.set_xlim(-0.4, max(len(every), 1) - 0.3)
+        axes.set_xlabel("requests at once", fontsize=9, color=COLOURS["muted"])
+
+    left.set_ylim(-6, 108)
+    left.spines["bottom"].set_visible(False)
+    left.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    for x, level in zip(at, levels, strict=True):
+        _share(left, x, level, hollow=level.concurrency == running)
+    _beside_title(left, [_marker("o", "good", "none"), _marker("X", "bad", "some")])
+
+    if not levels:
+        _words(left, 0, 50, "nothing measured yet", ha="center", xytext=(0, 5))
+
+    p95 = [level.p95_s for level in levels]
+    p50 = [level.p50_s for level in levels]
+    right.plot(at, p95, color=COLOURS["second"], marker="s", markersize=5, linestyle="--")
+    right.plot(at, p50, color=COLOURS["first"], marker="o", markersize=5)
+    top = max([*p95, deadline or 0.0, 0.001])
+    right.set_ylim(0, top * 1.1)
+    _clock(right, "y", top)
+    if deadline:
+        right.axhline(deadline, color=COLOURS["bad"], linewidth=1, linestyle=":")
+        _words(right, -0.4, deadline, "deadline", xytext=(3, 3), color=COLOURS["bad"])
+    _beside_title(
+        right,
+        [
+            Line2D([], [], color=COLOURS["first"], marker="o", label="p50"),
+            Line2D([], [], color=COLOURS["second"], marker="s", linestyle="--", label="p95"),
+        ],
+    )
+    return figure
+
+
+def _share(axes: Axes, x: float, level: Level, *, hollow: bool) -> None:
+    share = 100 * level.failures / level.attempts
+    name = "bad" if level.failures else "good"
+    axes.plot(
+        [x, x],
+        [100 * level.rate_low, 100 * level.rate_high],
+        color=COLOURS[name],
+        linewidth=5,
+        alpha=0.3,
+        solid_capstyle="round",
+    )
+    axes.plot(
+        x,
+        share,
+        marker="X" if level.failures else "o",
+        markersize=9 if level.failures else 8,
+        color=COLOURS["paper"] if hollow else COLOURS[name],
+        markeredgecolor=COLOURS[name],
+        markeredgewidth=1.5 if hollow else 0.5,
+        clip_on=False,
+        zorder=5,
+    )
+    words = show.count(level) + (" …" if hollow else "")
+    _words(axes, x, share, words, xytext=(9, -3), fontsize=8)
+
+
+def _marker(shape: str, colour: str, label: str) -> Line2D:
+    return Line2D(
+        [], [], linestyle="none", marker=shape, markersize=7, color=COLOURS[colour], label=label
+    )
+
+
+def timeline(outcomes: Sequence[Outcome], spans: Sequence[Span] = ()) -> Picture:
+    """Every request as a bar, with what it was busy with; failures end in a cross.
+
+    Of more than `MOST_REQUESTS` requests the stretch is drawn in which most failed.
+    """
+    everything = sorted(outcomes, key=lambda outcome: (outcome.start, outcome.request))
+    shown = _worst_stretch(everything, MOST_REQUESTS)
+    failed = sum(outcome.failed for outcome in shown)
+    label = f"{len(shown)} requests, {failed} failed"
+    if len(shown) < len(everything):
+        label = f"The {len(shown)} of {len(everything)} requests among which most failed: {failed}"
+    figure = _figure(7.2, min(1.1 + 0.13 * max(len(shown), 4), 8.0), label)
+    axes = figure.subplots()
+    _quiet(axes, label, grid="x")
+    if not shown:
+        return figure
+    zero = shown[0].start
+    last = max(outcome.end for outcome in shown) - zero
+    _clock(axes, "x", last)
+    row = {outcome.request: y for y, outcome in enumerate(shown)}
+    axes.barh(
+        list(row.values()),
+        [outcome.seconds for outcome in shown],
+        left=[outcome.start - zero for outcome in shown],
+        height=0.72,
+        color=COLOURS["grid"],
+    )
+    kinds = [kind for kind in _KIND_NAME if kind != "http"]
+    present = []
+    for kind in kinds:
+        inside = [span for span in spans if span.kind == kind and span.request in row]
+        if inside:
+            present.append(kind)
+            axes.barh(
+                [row[span.request] for span in inside],
+                [span.seconds for span in inside],
+                left=[span.start - zero for span in inside],
+                height=0.72,
+                color=COLOURS[_KIND[kind]],
+            )
+    bad = [outcome for outcome in shown if outcome.failed]
+    _cross(
+        axes,
+        [it.end - zero for it in bad],
+        [row[it.request] for it in bad],
+        5 if len(shown) > 60 else 7,
+    )
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, last * 1.01 or 1)
+    axes.set_ylabel("requests, in the order they began", fontsize=9, color=COLOURS["muted"])
+    handles: list[Line2D | Patch] = [
+        Patch(color=COLOURS[_KIND[kind]], label=_KIND_NAME[kind]) for kind in present
+    ]
+    handles.append(Patch(color=COLOURS["grid"], label="the rest of the request"))
+    handles.append(_marker("X", "bad", "failed"))
+    _legend(figure, handles, loc="outside lower center")
+    return figure
+
+
+def _worst_stretch(outcomes: Sequence[Outcome], most: int) -> Sequence[Outcome]:
+    """The `most` consecutive requests with the most failures among them."""
+    if len(outcomes) <= most:
+        return outcomes
+    number = sum(outcome.failed for outcome in outcomes[:most])
+    best, start = number, 0
+    for i in range(most, len(outcomes)):
+        number += outcomes[i].failed - outcomes[i - most].failed
+        if number > best:
+            best, start = number, i - most + 1
+    return outcomes[start : start + most]
+
+
+_RUNG = {
+    "ok": ("o", "good"),
+    "slow": ("D", "warn"),
+    "failed": ("X", "bad"),
+    "skipped": ("_", "muted"),
+}
+
+
+def ladder(ladder: Ladder) -> Picture:
+    """The layers from the network up to a whole agent: which rung holds, and how slow it is."""
+    rungs = ladder.rungs
+    failing = next((rung.name for rung in rungs if rung.status == "failed"), "")
+    label = f"Fails first at: {failing}" if failing else "No rung fails"
+    figure = _figure(7.2, 0.9 + 0.33 * max(len(rungs), 2), label)
+    axes = figure.subplots()
+    _quiet(axes, label, grid="x")
+    times = [rung.p50_s or 0.0 for rung in rungs]
+    _ticks(axes, "y", range(len(rungs)), [rung.name for rung in rungs])
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.set_ylim(-0.6, len(rungs) - 0.4)
+    axes.set_xlim(0, max([*times, 0.001]) * 1.5)
+    _clock(axes, "x", max(times, default=0) * 1.5)
+    axes.set_xlabel("median duration", fontsize=9, color=COLOURS["muted"])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", pad=16)
+    for y, rung in enumerate(rungs):
+        shape, colour = _RUNG[rung.status]
+        axes.barh(y, rung.p50_s or 0, height=0.55, color=COLOURS[colour], alpha=0.35)
+        axes.annotate("", (0, y), xytext=(-8, 0), textcoords="offset points", annotation_clip=False)
+        _badge(axes, y, shape, colour)
+        _words(axes, times[y], y, _rung_words(rung), xytext=(6, -3))
+    return figure
+
+
+def _badge(axes: Axes, y: float, shape: str, colour: str) -> None:
+    """The marker left of a rung, in the space between its name and its bar."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure()
+    assert figure is not None
+    shift = ScaledTranslation(-9 / 72, 0, figure.dpi_scale_trans)
+    axes.plot(
+        0,
+        y,
+        marker=shape,
+        markersize=8,
+        color=COLOURS[colour],
+        clip_on=False,
+        transform=axes.transData + shift,
+        zorder=5,
+    )
+
+
+def _rung_words(rung: Rung) -> str:
+    if rung.status == "skipped":
+        return f"skipped: {rung.detail}"
+    words = show.seconds(rung.p50_s) if rung.p50_s is not None else ""
+    if rung.failures:
+        words = f"{show.count(rung)} failed  {words}"
+    return f"{words}  slow" if rung.status == "slow" else words
+
+
+def waterfall(spans: Sequence[Span]) -> Picture:
+    """The inside of one request: its spans in time, nested as they were called."""
+    rows = _nested(spans)
+    failed = sum(bool(span.fault) for span, _ in rows)
+    whole = rows[0][0].request if rows else "nothing was recorded"
+    label = f"Inside request {whole}" + (", which failed" if failed else "")
+    if len(rows) > MOST_SPANS:
+        label += f" (the first {MOST_SPANS} of {len(rows)} spans)"
+        rows = rows[:MOST_SPANS]
+    figure = _figure(7.2, 0.9 + 0.26 * max(len(rows), 2), label)
+    axes = figure.subplots()
+    _quiet(axes, label, grid="x")
+    if not rows:
+        return figure
+    zero = min(span.start for span, _ in rows)
+    last = max(span.end for span, _ in rows) - zero
+    _clock(axes, "x", last)
+    names = ["   " * min(depth, 8) + show.clean(span.name, 32) for span, depth in rows]
+    axes.yaxis.set_ticks(range(len(rows)), names, parse_math=False, ha="left")
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"], pad=_label_room(figure, axes))
+    for y, (span, _) in enumerate(rows):
+        colour = COLOURS[_KIND[span.kind]]
+        axes.barh(
+            y, max(span.seconds, last * 0.002), left=span.start - zero, height=0.6, color=colour
+        )
+        right = span.end - zero
+        _words(
+            axes,
+            right,
+            y,
+            show.seconds(span.seconds),
+            xytext=(8 if span.fault else 4, -3),
+            fontsize=8,
+        )
+        if span.fault:
+            _cross(axes, [right], [y])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, last * 1.12 or 1)
+    axes.spines["left"].set_visible(False)
+    present = {span.kind for span, _ in rows}
+    handles: list[Line2D | Patch] = [
+        Patch(color=COLOURS[_KIND[kind]], label=name)
+        for kind, name in _KIND_NAME.items()
+        if kind in present
+    ]
+    handles.append(_marker("X", "bad", "failed"))
+    _legend(figure, handles, loc="outside lower center")
+    return figure
+
+
+def _label_room(figure: Figure, axes: Axes) -> float:
+    """Points for the widest label: labels set to the left start that far from the axis."""
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    widths = [label.get_window_extent(renderer).width for label in axes.get_yticklabels()]
+    return max(widths) * 72 / figure.dpi + 6
+
+
+def _nested(spans: Sequence[Span]) -> list[tuple[Span, int]]:
+    """Depth first, each with its depth; a span whose parent is not there stands at the top."""
+    ids = {span.id for span in spans}
+    children: dict[str, list[Span]] = {}
+    for span in sorted(spans, key=lambda span: (span.start, -span.end, span.id)):
+        parent = span.parent if span.parent in ids and span.parent != span.id else ""
+        children.setdefault(parent, []).append(span)
+    rows: list[tuple[Span, int]] = []
+    stack = [(span, 0) for span in reversed(children.get("", []))]
+    seen: set[str] = set()
+    while stack:
+        span, depth = stack.pop()
+        if span.id in seen:  # ids of a captured trace need not be unique
+            continue
+        seen.add(span.id)
+        rows.append((span, depth))
+        stack += [(child, depth + 1) for child in reversed(children.get(span.id, []))]
+    return rows
