@@ -1,0 +1,865 @@
+"""What an exception really was: unwrap its chain, name its class, its layer, its message.
+
+CrewAI and the SDKs hide causes behind each other: a pool that is full, a slow model and a
+dropped SYN all surface as ``ConnectionError: Failed to connect to OpenAI API: Request timed
+out.`` So the chain is read outermost first; the first link that says something decides, and
+an *open* class (marked ``*``: it says that something failed, not what) is refined by the
+links below it.
+
+    Fault
+    +-- network
+    |   +-- connection-error *    "Connection error.": anything down to a full descriptor table
+    |   |   +-- connect-failed *  before the connection stood; no route, no reason given
+    |   |   |   +-- dns, connect-refused, connect-timeout, tls, proxy
+    |   |   +-- reset             by the peer, in the middle
+    |   |   +-- disconnected      closed before a response began
+    |   |   +-- truncated         closed before the response was complete
+    +-- client
+    |   +-- timeout *             a timeout that does not say of what
+    |   |   +-- pool-timeout, read-timeout, write-timeout   (connect-timeout: see network)
+    |   +-- event-loop-closed     one async client in several event loops
+    +-- provider
+    |   +-- rate-limit, quota, server-error, auth, not-found, bad-request, context-length
+    |   +-- bad-response          malformed, empty, HTML, or 200 with an error object
+    +-- tool
+    |   +-- tool-error
+    +-- memory
+    |   +-- memory-error
+    +-- orchestration
+    |   +-- nested-loop *         kickoff inside a running loop; may hide the real error
+    |   +-- lock-timeout          CrewAI's host-wide file lock
+    |   +-- storage-error *       CrewAI's own database failed
+    |   |   +-- storage-locked    (also: storage-not-writable, emfile)
+    |   +-- max-iterations, execution-timeout, guardrail, system-exit
+    +-- application
+    |   +-- executor-busy         one Agent or Crew object in two overlapping requests
+    |   +-- side-effect-conflict  the same row or key written twice
+    |   +-- application-error     TypeError, KeyError, "Cannot read properties of undefined", ...
+    +-- platform
+    |   +-- emfile, threads-exhausted, out-of-memory, storage-not-writable
+    |   +-- deadline, worker-died, hung
+    +-- unknown                   the text does not tell
+
+This runs inside the user's process: standard library only, exceptions are recognised by the
+names of their types, by their attributes and by their text, never by importing an SDK.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from errno import errorcode
+from typing import Any
+
+from .model import Fault, Link
+
+__all__ = ["KINDS", "classify", "fault", "parse", "redact", "unwrap"]
+
+_BY_LAYER = {
+    "network": "connection-error connect-failed dns connect-refused connect-timeout tls proxy "
+    "reset disconnected truncated",
+    "client": "timeout read-timeout write-timeout pool-timeout event-loop-closed",
+    "provider": "rate-limit quota server-error auth not-found bad-request context-length "
+    "bad-response",
+    "tool": "tool-error",
+    "memory": "memory-error",
+    "orchestration": "nested-loop lock-timeout storage-error storage-locked max-iterations "
+    "execution-timeout guardrail system-exit",
+    "application": "executor-busy side-effect-conflict application-error",
+    "platform": "emfile threads-exhausted out-of-memory storage-not-writable deadline "
+    "worker-died hung",
+    "": "unknown",
+}
+KINDS: Mapping[str, str] = {
+    kind: layer for layer, kinds in _BY_LAYER.items() for kind in kinds.split()
+}
+"""Every fault class and the one layer it belongs to; ``unknown`` has none."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NEVER = _words(
+    "quota auth not-found bad-request context-length tls nested-loop max-iterations "
+    "application-error side-effect-conflict storage-not-writable system-exit"
+)
+_AGAIN = _words(
+    "connection-error connect-failed connect-refused connect-timeout reset disconnected truncated "
+    "timeout read-timeout write-timeout pool-timeout event-loop-closed rate-limit server-error "
+    "bad-response lock-timeout storage-locked"
+)
+
+# An open class gives way to a class below it in the chain. "Connection error." is what the
+# SDKs say for whatever their transport raised, so anything but a provider's answer refines it.
+_TRANSPORT = _words(
+    "connect-failed dns connect-refused connect-timeout tls proxy reset disconnected truncated "
+    "timeout read-timeout write-timeout pool-timeout event-loop-closed bad-response "
+    "application-error emfile threads-exhausted out-of-memory"
+)
+_OPEN: Mapping[str, frozenset[str]] = {
+    "connection-error": _TRANSPORT,
+    "connect-failed": _TRANSPORT - {"connect-failed", "application-error", "bad-response"},
+    "timeout": _words(
+        "connect-timeout read-timeout write-timeout pool-timeout proxy dns tls emfile "
+        "lock-timeout storage-locked execution-timeout event-loop-closed"
+    ),
+    "storage-error": _words(
+        "storage-locked storage-not-writable emfile lock-timeout out-of-memory"
+    ),
+    # CrewAI reads "Too many tokens" of a 429 as an overflow of the context.
+    "context-length": frozenset({"rate-limit", "quota"}),
+    # Flow.kickoff() retries any RuntimeError with asyncio.run(), which then hides it.
+    "nested-loop": frozenset(KINDS) - {"nested-loop", "unknown"},
+}
+
+_IMPLIED_STATUS = {
+    "BadRequestError": 400,
+    "AuthenticationError": 401,
+    "ClientAuthenticationError": 401,
+    "OAuthError": 401,
+    "PermissionDeniedError": 403,
+    "NotFoundError": 404,
+    "ResourceNotFoundError": 404,
+    "ConflictError": 409,
+    "UnprocessableEntityError": 422,
+    "RateLimitError": 429,
+    "ResourceExhausted": 429,
+    "TooManyRequests": 429,
+    "InternalServerError": 500,
+    "BadGatewayError": 502,
+    "ServiceUnavailableError": 503,
+    "ServiceUnavailable": 503,
+    "OverloadedError": 529,
+}
+
+_AWS_CODES = {
+    "ThrottlingException": 429,
+    "TooManyRequestsException": 429,
+    "ServiceQuotaExceededException": 402,
+    "AccessDeniedException": 403,
+    "UnrecognizedClientException": 401,
+    "ExpiredTokenException": 401,
+    "InvalidSignatureException": 401,
+    "ResourceNotFoundException": 404,
+    "ValidationException": 400,
+    "ModelTimeoutException": 504,
+    "ModelErrorException": 500,
+    "InternalServerException": 500,
+    "ServiceUnavailableException": 503,
+}
+
+# Types that decide by their name alone, whatever their text says.
+_TYPES: Mapping[str, str] = {
+    name: kind
+    for kind, names in {
+        "connect-timeout": "ConnectTimeout ConnectTimeoutError ConnectionTimeoutError",
+        "read-timeout": "ReadTimeout ReadTimeoutError SocketTimeoutError HeadersTimeoutError "
+        "BodyTimeoutError",
+        "write-timeout": "WriteTimeout",
+        "pool-timeout": "PoolTimeout",
+        "dns": "gaierror herror NameResolutionError ClientConnectorDNSError",
+        "connect-refused": "ConnectionRefusedError",
+        "reset": "ConnectionResetError ConnectionAbortedError BrokenPipeError "
+        "ClientConnectionResetError",
+        "disconnected": "RemoteDisconnected ServerDisconnectedError WebSocketConnectionClosedError",
+        "truncated": "IncompleteRead ChunkedEncodingError ClientPayloadError IncompleteReadError "
+        "EofStream UploadAbortedError",
+        "tls": "SSLError SSLCertVerificationError SSLZeroReturnError SSLEOFError "
+        "CertificateError ClientConnectorCertificateError ClientConnectorSSLError ClientSSLError "
+        "ServerFingerprintMismatch",
+        "proxy": "ProxyError ProxyConnectionError ClientProxyConnectionError ClientHttpProxyError "
+        "ProxySchemeUnknown InvalidProxyURL",
+        "bad-response": "JSONDecodeError CompatJSONDecodeError InvalidJSONError "
+        "APIResponseValidationError DecodingError ContentDecodingError ContentTypeError "
+        "TooManyRedirects LengthFinishReasonError OutputParserError ConverterError "
+        "HTTPParserError BadStatusLine",
+        "bad-request": "ContentFilterFinishReasonError",
+        "auth": "NoCredentialsError DefaultCredentialsError",
+        "lock-timeout": "LockException AlreadyLocked LockError",
+        "system-exit": "SystemExit",
+        "out-of-memory": "MemoryError",
+        "worker-died": "BrokenProcessPool WorkerLostError",
+        "storage-not-writable": "PermissionError",
+        "memory-error": "EmbeddingDimensionMismatchError",
+        "tool-error": "ToolExecutionFailedError ToolUsageError ToolUsageLimitExceededError "
+        "MCPConnectionError MCPAuthenticationError MCPHTTPError ToolException",
+        "side-effect-conflict": "UniqueViolation DuplicateKeyError UniqueViolationError",
+        "application-error": "AttributeError KeyError IndexError LookupError NameError "
+        "UnboundLocalError AssertionError ZeroDivisionError NotImplementedError RecursionError "
+        "ImportError ModuleNotFoundError TypeError ReferenceError RangeError InvalidURL "
+        "InvalidSchema MissingSchema InvalidHeader URLRequired UnsupportedProtocol "
+        "LocalProtocolError InvalidUrlClientError NonHttpUrlClientError "
+        "InvalidUrlRedirectClientError NonHttpUrlRedirectClientError StreamConsumedError "
+        "StreamConsumed StreamClosed RequestNotRead ResponseNotRead UnrewindableBodyError "
+        "InvalidStateError WSMessageTypeError",
+    }.items()
+    for name in names.split()
+}
+
+# Types that say only this much; asked last, after the text.
+_VAGUE: Mapping[str, str] = {
+    name: kind
+    for kind, names in {
+        "timeout": "TimeoutError Timeout TimeoutException APITimeoutError "
+        "APIConnectionTimeoutError ServerTimeoutError timeout TimeoutExpired",
+        "connection-error": "ConnectionError APIConnectionError NetworkError ReadError WriteError "
+        "CloseError ClientConnectionError ClientOSError ServerConnectionError TransportError "
+        "ServiceRequestError ServiceResponseError ProtocolError",
+        "connect-failed": "ConnectError ClientConnectorError EndpointConnectionError "
+        "NewConnectionError",
+        "bad-response": "RemoteProtocolError",
+        "storage-error": "DatabaseOperationError",
+        "side-effect-conflict": "IntegrityError",
+        "context-length": "LLMContextLengthExceededError ContextWindowExceededError",
+    }.items()
+    for name in names.split()
+}
+_MODULES = {"chromadb": "memory-error", "lancedb": "memory-error", "portalocker": "lock-timeout"}
+
+_ERRNO = {
+    "EMFILE": "emfile",
+    "ENFILE": "emfile",
+    "ECONNREFUSED": "connect-refused",
+    "ECONNRESET": "reset",
+    "ECONNABORTED": "reset",
+    "EPIPE": "reset",
+    "ETIMEDOUT": "connect-timeout",
+    "EHOSTUNREACH": "connect-failed",
+    "ENETUNREACH": "connect-failed",
+    "EADDRNOTAVAIL": "connect-failed",
+    "EROFS": "storage-not-writable",
+    "EACCES": "storage-not-writable",
+    "ENOSPC": "storage-not-writable",
+    "ENOMEM": "out-of-memory",
+}
+
+_NOISE = re.compile(
+    r"\[CrewAIEventsBus\] Warning|signal only works in main thread"
+    r"|can't create new thread at interpreter shutdown|no running event loop"
+    r"|cannot schedule new futures after (?:interpreter )?shutdown"
+    r"|using an approximate input token count|telemetry\.crewai\.com"
+    r"|(?:Exception|Error) while exporting (?:Span|metric|log)|Failed to export \w+"
+    r"|Transient error .{0,80}(?:exporting|encountered while exporting)"
+    r"|Connection pool is full, discarding connection",
+    re.IGNORECASE,
+)
+
+_CONTEXT = re.compile(
+    r"context[ _-]?(?:length|window)[ _]?(?:is |was |has been )?(?:exceeded|full)"
+    r"|maximum context length|expected a string with maximum length|exceeds? (?:the )?token limit"
+    r"|(?:input|prompt) is too long|reduce the length of the (?:messages|prompt)"
+    r"|token count .{0,40}exceeds the maximum|exceeds? the (?:model's )?context (?:window|length)",
+    re.IGNORECASE,
+)
+_OUT_OF_CREDIT = re.compile(
+    r"insufficient_quota|billing_hard_limit|billing hard limit|credit balance is too low"
+    r"|insufficient (?:credits|balance|funds)|billing_not_active",
+    re.IGNORECASE,
+)
+_CURRENT_QUOTA = re.compile(r"exceeded your current quota", re.IGNORECASE)
+_PER_TIME = re.compile(
+    r"per[ _-]?(?:minute|min|second|hour|day)\b|Per(?:Minute|Second|Hour|Day)|\b[RT]P[MD]\b"
+    r"|RESOURCE_EXHAUSTED|rate[ _-]?limit",
+    re.IGNORECASE,
+)
+_TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
+
+# Text that decides, in this order: the narrow before the wide.
+_TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
+    (kind, re.compile(pattern, re.IGNORECASE))
+    for kind, pattern in (
+        ("executor-busy", r"Executor is already running"),
+        (
+            "nested-loop",
+            r"from within a running event loop|cannot be called from a running event loop"
+            r"|This event loop is already running",
+        ),
+        ("execution-timeout", r"increasing max_execution_time|max_execution_time .{0,40}exceeded"),
+        ("guardrail", r"Task failed .{0,80}guardrail|guardrail .{0,40}validation (?:failed|after)"),
+        ("max-iterations", r"max(?:imum)?[ _]?iter(?:ation)?s? (?:limit )?(?:reached|exceeded)"),
+        (
+            "event-loop-closed",
+            r"Event loop is closed|bound to a different event loop|attached to a different loop",
+        ),
+        ("storage-locked", r"database (?:table |schema )?is locked|SQLITE_BUSY"),
+        (
+            "storage-not-writable",
+            r"read-?only (?:file ?system|database)|\bEROFS\b|\bENOSPC\b|No space left on device"
+            r"|\bEACCES\b|\[Errno 13\] Permission denied",
+        ),
+        (
+            "out-of-memory",
+            r"Cannot allocate memory|heap out of memory|OOMKilled|Perhaps out of memory",
+        ),
+        ("threads-exhausted", r"can't start new thread|unable to create (?:native )?thread"),
+        ("emfile", r"Too many open files|\bEMFILE\b|\bENFILE\b"),
+        (
+            "deadline",
+            r"Task timed out after [\d.]+ seconds|FUNCTION_INVOCATION_TIMEOUT"
+            r"|Endpoint request timed out|upstream request timeout",
+        ),
+        (
+            "worker-died",
+            r"WORKER TIMEOUT|Worker .{0,40}was sent SIG|process .{0,40}died|worker died",
+        ),
+        (
+            "side-effect-conflict",
+            r"UNIQUE constraint|violates unique constraint|duplicate (?:key|entry)|\bP2002\b",
+        ),
+        (
+            "application-error",
+            r"Cannot (?:read|set) propert(?:y|ies)|is not a function|'NoneType' object"
+            r"|changed size during iteration|mutated during iteration|not in list",
+        ),
+        ("lock-timeout", r"\bLockException\b|could not (?:acquire|obtain) lock"),
+        (
+            "proxy",
+            r"Unable to connect to proxy|Tunnel connection failed|\bProxyError\b"
+            r"|proxy authentication required|proxy .{0,20}(?:refused|failed|CONNECT)",
+        ),
+        (
+            "dns",
+            r"Name or service not known|name resolution|nodename nor servname"
+            r"|No address associated with hostname|getaddrinfo|\bENOTFOUND\b|\bEAI_\w+"
+            r"|Failed to resolve|Could not resolve|NameResolutionError|Domain name not found",
+        ),
+        (
+            "tls",
+            r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|\[SSL|\bSSLError|\bSSLCert"
+            r"|self[- _]signed certificate|SELF_SIGNED_CERT|UNABLE_TO_(?:VERIFY|GET)\w+"
+            r"|CERT_HAS_EXPIRED|certificate has expired|unable to (?:verify|get) .{0,20}certificate"
+            r"|WRONG_VERSION_NUMBER|TLS handshake|ERR_TLS_\w+",
+        ),
+        ("connect-refused", r"Connection refused|\bECONNREFUSED\b|actively refused"),
+        (
+            "truncated",
+            r"peer closed connection without sending complete|incomplete (?:chunked )?read"
+            r"|IncompleteRead|payload is not completed|Premature close",
+        ),
+        (
+            "disconnected",
+            r"Server disconnected|closed connection without response|socket hang up"
+            r"|other side closed|RemoteDisconnected|connection closed unexpectedly",
+        ),
+        ("reset", r"Connection reset|\bECONNRESET\b|Broken pipe|\bEPIPE\b|WinError 10054"),
+        # "Timeout passed=600.0, time taken=0.001 seconds": nothing waited; the pool is poisoned.
+        (
+            "pool-timeout",
+            r"time taken=0\.0\d* seconds|QueuePool limit|\bPoolTimeout\b|pool timeout"
+            r"|acquire .{0,20}connection.{0,30}tim",
+        ),
+        (
+            "connect-timeout",
+            r"connect timeout=|ConnectTimeout|UND_ERR_CONNECT_TIMEOUT|connect ETIMEDOUT"
+            r"|Connect Timeout Error|Connection timeout to host|\[Errno 110\]"
+            r"|handshake operation timed out|connection attempt timed out",
+        ),
+        (
+            "read-timeout",
+            r"read timeout=|Read timed out|read operation timed out|ReadTimeout|read ETIMEDOUT"
+            r"|Headers Timeout Error|Body Timeout Error|UND_ERR_(?:HEADERS|BODY)_TIMEOUT"
+            r"|Timeout on reading data",
+        ),
+        ("write-timeout", r"write operation timed out|WriteTimeout"),
+        (
+            "connect-failed",
+            r"No route to host|Network is unreachable|All connection attempts failed"
+            r"|Cannot connect to host|Failed to establish a new connection|Could not connect to"
+            r"|\bE(?:HOST|NET)UNREACH\b|\bEADDRNOTAVAIL\b|Cannot assign requested address",
+        ),
+        ("quota", _OUT_OF_CREDIT.pattern),
+        (
+            "rate-limit",
+            r"rate[ _-]?limit(?:ed)?\b|too many requests|RESOURCE_EXHAUSTED|\bthrottl"
+            r"|too many tokens, please wait|TooManyRequests",
+        ),
+        ("quota", _CURRENT_QUOTA.pattern),
+        ("server-error", r"overloaded_error|\boverloaded\b|internal server error|bad gateway"),
+        ("context-length", _CONTEXT.pattern),
+        (
+            "auth",
+            r"(?:incorrect|invalid|missing) api[ _]key|invalid_api_key|invalid x-api-key"
+            r"|api_key client option must be set|API_KEY (?:is )?(?:required|not set|missing)",
+        ),
+        (
+            "bad-response",
+            r"LLM call - None or empty|200 with an upstream error|Unexpected token .{0,40}JSON"
+            r"|Unexpected end of JSON|Expecting value: line|is not valid JSON",
+        ),
+        ("tool-error", r"Error executing tool|Tool '[^']{1,80}' failed"),
+        ("memory-error", r"\blance error|commit conflict|embedding dimension"),
+        ("storage-error", r"unable to open database file|\btask outputs: "),
+        (
+            "timeout",
+            r"\btim(?:ed|e)[ -]?out\b|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout",
+        ),
+        (
+            "connection-error",
+            r"Connection error|fetch failed|Connection aborted|Failed to connect|connection failed",
+        ),
+    )
+]
+
+# Where the type would mislead: these texts are asked before the name.
+_DESPITE_TYPE: Sequence[tuple[str, frozenset[str], re.Pattern[str]]] = [
+    # crewai's own parse of an HTML page that came with status 200
+    (
+        "bad-response",
+        frozenset({"AttributeError"}),
+        re.compile(r"'str' object has no attribute 'choices'"),
+    ),
+    (
+        "bad-response",
+        frozenset({"SyntaxError"}),
+        re.compile(r"JSON|Unexpected (?:token|end)", re.IGNORECASE),
+    ),
+    ("connection-error", frozenset({"TypeError"}), re.compile(r"fetch failed|NetworkError")),
+    ("truncated", frozenset({"TypeError"}), re.compile(r"^terminated")),
+    ("emfile", frozenset({"gaierror", "SSLError"}), re.compile(r"Too many open files")),
+]
+
+# Without a type before it, "status 500" may be the service's own answer, "500 ..." anything.
+_STATUS_IN_TEXT = re.compile(
+    r"Error code: (\d{3})|(?:Client|Server) error '(\d{3})|^(\d{3}) (?:Client|Server) Error"
+    r"|too many (\d{3}) error responses|\bHTTP (\d{3}) (?:with an upstream|from)"
+)
+_STATUS_AFTER_TYPE = re.compile(
+    r"^(\d{3}) [\w{'\"<]|\bstatus(?:[ _]?code)?['\"]?[:=]? ?(\d{3})\b|\bHTTP(?:/\d\.\d)? (\d{3})\b",
+    re.IGNORECASE,
+)
+_AWS_CODE = re.compile(r"An error occurred \((\w+)\)")
+_TRY_AGAIN = re.compile(
+    r"(?:try again|retry|wait)(?: again)? (?:in|after) (?:(\d+)m(?!s))?(?:([\d.]+) ?(ms|s)?)?"
+    r"|retryDelay['\"]?: ?['\"]([\d.]+)s",
+    re.IGNORECASE,
+)
+_MAX_LINKS = 64
+_MAX_MESSAGE = 2000
+
+
+# --- redaction --------------------------------------------------------------------------------
+
+_GONE = "[redacted]"
+_HINTS = (
+    "sk-", "aiza", "gsk_", "xai-", "hf_", "ghp_", "github_pat_", "pcsk_", "akia", "xox", "eyj",
+    "bearer", "basic", "key", "token", "secret", "passw", "pwd", "authorization", "cookie",
+    "@", "sig",
+)  # fmt: skip
+_SECRETS = re.compile(
+    r"""
+    (?P<bare>\b(?:sk-[\w*-]{6,}|AIza[\w-]{16,}|gsk_\w{16,}|xai-[\w-]{16,}|hf_\w{16,}|ghp_\w{16,}
+        |github_pat_\w{16,}|pcsk_\w{16,}|AKIA[0-9A-Z]{12,}|xox[a-z]-[\w-]{8,}
+        |eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?))
+    | (?<=://)(?P<login>[^/\s:@\[\]'"]*:[^/\s'"]+)(?=@)
+    | (?P<header>\b(?:proxy-)?authorization|\bx-api-key|\bx-goog-api-key|\b(?:set-)?cookies?
+        |\bocp-apim-subscription-key|\bx-amz-security-token)
+      (?P<header_sep>\\*["']?\s*[:=,]\s*(?-i:b(?=\\*["']))?)
+      (?:(?P<header_quote>\\*["'])(?P<header_quoted>(?:(?!(?P=header_quote)).)+)
+        |(?<=[:=\s])(?P<header_value>(?:(?:bearer|basic|digest|token)\s+)?[^\s"',;]+
+          (?:;\s*[\w.-]+=[^\s"',;]*)*))
+    | (?P<scheme>\b(?:bearer|basic))\s+(?P<credential>(?=\S*\d|\S*=|\S{20})[\w.~+/=-]{8,})
+    | (?P<name>(?:api[_-]?key|(?:access|auth|refresh|id|session|bot|security)[_-]?token
+        |(?:client|secret|private|signing|access|account)[_-]?(?:secret|key)|passw(?:or)?d|pwd|secret
+        |_key|_token|_secret))
+      (?P<sep>\\*["']?\s*[:=]\s*(?-i:b(?=\\*["']))?)
+      (?:(?P<quote>\\*["'])(?P<quoted>(?:(?!(?P=quote)).)+)|(?P<value>[^\s"'&,;(){}\[\]<>\\]+))
+    | (?P<query>(?<=[?&])(?:key|token|sig|signature|code|auth)=)(?P<query_value>[^&\s"'\[\]]+)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_NOT_SECRET = frozenset({"none", "null", "true", "false", "undefined", "str", "string", "..."})
+
+
+def redact(text: str) -> str:
+    """The text without keys, tokens, passwords and cookies; the rest untouched.
+
+    Everything that is written anywhere goes through this; doing it twice changes nothing.
+    """
+    low = text.lower()
+    if not any(hint in low for hint in _HINTS):
+        return text
+    return _SECRETS.sub(_blank, text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    part = match.groupdict()
+    if part["scheme"] or part["query"]:
+        return f"{part['scheme'] + ' ' if part['scheme'] else part['query']}{_GONE}"
+    if part["header"]:
+        # "cookie, please" is prose: a comma separates only between quotes, as in a header list.
+        prose = "," in part["header_sep"] and not part["header_quote"]
+        kept = f"{part['header']}{part['header_sep']}{part['header_quote'] or ''}"
+        return match[0] if prose else kept + _GONE
+    if part["name"]:
+        value, quote = part["quoted"] or part["value"], part["quote"] or ""
+        prose = not quote and ":" in part["sep"] and not _looks_secret(value)
+        if prose or value.lower() in _NOT_SECRET:
+            return match[0]
+        return f"{part['name']}{part['sep']}{quote}{_GONE}"
+    return _GONE
+
+
+def _looks_secret(value: str) -> bool:
+    """Whether what follows an unquoted ``password:`` is a value and not the rest of a sentence."""
+    return len(value) >= 16 or (len(value) >= 6 and any(c.isdigit() for c in value))
+
+
+# --- unwrapping -------------------------------------------------------------------------------
+
+
+def unwrap(exception: BaseException) -> tuple[Link, ...]:
+    """The chain of an exception, outermost first, as plain data.
+
+    Follows ``__cause__``, or ``__context__`` where there is no other (CrewAI raises ``e from
+    e``), and the members of exception groups. Artefacts of running loops are left out.
+    """
+    links = (_link(each) for each in _walk(exception))
+    return tuple(link for link in links if not _NOISE.search(link.message)) or (_link(exception),)
+
+
+def _walk(exception: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    stack = [exception]
+    while stack and len(seen) < _MAX_LINKS:
+        current = stack.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        cause, context = current.__cause__, current.__context__
+        below = context if cause is None or id(cause) in seen else cause
+        if below is not None:
+            stack.append(below)
+        if isinstance(current, BaseExceptionGroup):
+            stack.extend(reversed(current.exceptions))
+
+
+def _link(exception: BaseException) -> Link:
+    kind = type(exception)
+    module = "" if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}."
+    try:
+        message = str(exception)
+    except Exception:  # a broken __str__ must not hide the fault it was to describe
+        message = ""
+    errno = _get(exception, "errno")
+    return Link(
+        type=module + kind.__qualname__,
+        message=redact(message[: 2 * _MAX_MESSAGE])[:_MAX_MESSAGE],
+        status=_status(exception),
+        retry_after=_retry_after(exception),
+        errno=errno if isinstance(errno, int) else None,
+    )
+
+
+def _get(thing: Any, name: str) -> Any:
+    try:
+        return thing.get(name) if isinstance(thing, Mapping) else getattr(thing, name, None)
+    except Exception:  # properties of foreign exceptions may raise
+        return None
+
+
+def _status(exception: BaseException) -> int | None:
+    if isinstance(exception, SystemExit):
+        return None
+    response = _get(exception, "response")
+    for found in (
+        _get(exception, "status_code"),
+        _get(response, "status_code"),
+        _get(exception, "status"),
+        _get(response, "status"),
+        _get(exception, "code"),
+        _get(_get(response, "ResponseMetadata"), "HTTPStatusCode"),
+    ):
+        if isinstance(found, int) and 100 <= found <= 599:
+            return int(found)
+    return None
+
+
+def _retry_after(exception: BaseException) -> float | None:
+    """Seconds until the server wants to hear from us again, from its headers."""
+    response = _get(exception, "response")
+    for headers in (
+        _get(response, "headers"),
+        _get(exception, "headers"),
+        _get(_get(response, "ResponseMetadata"), "HTTPHeaders"),
+    ):
+        for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0), ("Retry-After", 1.0)):
+            try:
+                value = headers.get(name) if headers is not None else None
+            except Exception:
+                value = None
+            if value is not None and (seconds := _seconds(str(value), scale)) is not None:
+                return seconds
+    return None
+
+
+def _seconds(value: str, scale: float) -> float | None:
+    try:
+        seconds = float(value) * scale
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if -1e9 < seconds < 1e9 else None  # not for nan
+
+
+# --- classification ---------------------------------------------------------------------------
+
+
+def classify(chain: Sequence[Link] | BaseException) -> Fault:
+    """What the chain really was: the first link that says something, refined by those below."""
+    links = unwrap(chain) if isinstance(chain, BaseException) else tuple(chain)
+    kind, at = "unknown", 0
+    for index, link in enumerate(links):
+        found = _kind(link)
+        if kind == "unknown" or found in _OPEN.get(kind, ()):
+            kind, at = (found, index) if found != "unknown" else (kind, at)
+        if kind != "unknown" and kind not in _OPEN:
+            break
+    link = links[at] if links else Link("", "")
+    message = _useful(link) or next((m for m in map(_useful, links) if m), "") or _name(link)
+    waits = (each.retry_after for each in links[at:] if each.retry_after is not None)
+    retry_after = next(waits, None) if kind == "rate-limit" or link.retry_after else None
+    if retry_after is None and kind == "rate-limit":
+        retry_after = _asked_to_wait(link.message)
+    return fault(
+        kind,
+        message,
+        status=_status_of(link, implied=False),
+        retry_after=retry_after,
+        retryable=False if kind == "rate-limit" and _TOO_LARGE.search(link.message) else ...,
+        chain=links,
+    )
+
+
+def fault(
+    kind: str,
+    message: str = "",
+    *,
+    status: int | None = None,
+    retry_after: float | None = None,
+    retryable: Any = ...,
+    chain: tuple[Link, ...] = (),
+) -> Fault:
+    """A fault of a known class, with the layer and the retryability that belong to it."""
+    if retryable is ...:
+        retryable = True if kind in _AGAIN else False if kind in _NEVER else None
+    return Fault(kind, KINDS[kind], message, retryable, status, retry_after, chain)
+
+
+def _kind(link: Link) -> str:
+    """The class that this link alone tells."""
+    name, text = _name(link), link.message
+    if _NOISE.search(text):
+        return "unknown"
+    for kind, names, pattern in _DESPITE_TYPE:
+        if name in names and pattern.search(text):
+            return kind
+    root = link.type.split(".", 1)[0]
+    if root in _MODULES:
+        return _MODULES[root]
+    if name in _TYPES:
+        return _TYPES[name]
+    # The status of an HTTPException is the service's own answer, not the provider's; and
+    # litellm puts a status of its own on whatever went wrong below it, DNS included.
+    own = name.endswith("HTTPException") or (root == "litellm" and _by_text(text) in _TRANSPORT)
+    if not own and (status := _status_of(link)) is not None:
+        return _by_status(status, text)
+    number = errorcode.get(link.errno or 0, "")
+    kind = _by_text(text)
+    # "Connection timed out" of the kernel is about the connect; the text only says "timed out".
+    if kind in {"unknown", "timeout"} and number in _ERRNO:
+        kind = _ERRNO[number]
+    return _VAGUE.get(name, "unknown") if kind == "unknown" else kind
+
+
+def _by_text(text: str) -> str:
+    for kind, pattern in _TEXTS:
+        if pattern.search(text):
+            if kind == "quota" and _metered(text):
+                return "rate-limit"
+            return kind
+    return "unknown"
+
+
+def _by_status(status: int, text: str) -> str:
+    if status == 429:
+        empty = _OUT_OF_CREDIT.search(text) or _CURRENT_QUOTA.search(text)
+        return "quota" if empty and not _metered(text) else "rate-limit"
+    if status == 402 or (status < 500 and _OUT_OF_CREDIT.search(text)):
+        return "quota"
+    if status in {400, 413, 422} and (
+        _CONTEXT.search(text) or "too many tokens" in text.lower() or status == 413
+    ):
+        return "context-length"
+    if 200 <= status < 300 or "200 with an upstream error" in text:
+        return "bad-response"
+    named = {401: "auth", 403: "auth", 404: "not-found", 407: "proxy", 408: "server-error"}
+    if status in named:
+        return named[status]
+    return "server-error" if status >= 500 else "bad-request" if status >= 400 else "unknown"
+
+
+def _metered(text: str) -> bool:
+    """A limit per time that is only worded like billing; ``insufficient_quota`` is billing."""
+    return bool(_PER_TIME.search(text)) and not _OUT_OF_CREDIT.search(text)
+
+
+def _status_of(link: Link, *, implied: bool = True) -> int | None:
+    """The HTTP status: carried, written in the text, or told by the name of the type."""
+    if link.status is not None:
+        return link.status
+    if code := _AWS_CODE.search(link.message):
+        return _AWS_CODES.get(code[1])
+    for pattern in (_STATUS_IN_TEXT, _STATUS_AFTER_TYPE) if link.type else (_STATUS_IN_TEXT,):
+        if found := pattern.search(link.message[:400]):
+            status = int(next(group for group in found.groups() if group))
+            if 200 <= status <= 599:
+                return status
+    return _IMPLIED_STATUS.get(_name(link)) if implied else None
+
+
+def _name(link: Link) -> str:
+    return link.type.rsplit(".", 1)[-1]
+
+
+_BODY = re.compile(r"Error code: \d{3} - (?=\{)|^\d{3} [A-Z_]+\. (?=\{)")
+_INNER = re.compile(r"""['"]message['"]:\s*(?:'((?:[^'\\]|\\.)+)'|"((?:[^"\\]|\\.)+)")""")
+_PREFIX = re.compile(r"^(?:Error code: )?[1-5]\d\d (?:- )?(?=[A-Z])")
+_TITLE = re.compile(r"<title>\s*([^<]{1,200}?)\s*</title>", re.IGNORECASE)
+
+
+def _useful(link: Link) -> str:
+    """The message in the words of whoever refused: the provider's own where it is quoted."""
+    text = link.message.strip()
+    if body := _BODY.search(text):
+        try:
+            told = ast.literal_eval(text[body.end() :])
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            told = None
+        inner = told.get("error", told) if isinstance(told, dict) else told
+        message = inner.get("message") if isinstance(inner, dict) else inner
+        if isinstance(message, str) and message.strip():
+            return message.strip()
+    if quoted := _INNER.search(text):
+        return (quoted[1] or quoted[2]).strip()
+    if title := _TITLE.search(text):
+        return title[1]
+    return _PREFIX.sub("", text)
+
+
+def _asked_to_wait(text: str) -> float | None:
+    found = _TRY_AGAIN.search(text)
+    if found is None or not any(found.groups()):
+        return None
+    minutes, amount, unit, delay = found.groups()
+    try:
+        seconds = float(delay or amount or 0) * (0.001 if (unit or "").lower() == "ms" else 1)
+    except ValueError:
+        return None
+    return seconds + 60 * int(minutes or 0)
+
+
+# --- text -------------------------------------------------------------------------------------
+
+_HEAD = "Traceback (most recent call last):"
+_GROUP_MARK = re.compile(r"^ *(?:\+-\+-*(?: *\d+ -*)?|[|+]) ?", re.MULTILINE)
+_EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:\.<locals>\.\w+)?)(?::\s?(.*))?$", re.DOTALL)
+_CHAINED = re.compile(
+    r"^\s*(?:The above exception was the direct cause of the following exception:"
+    r"|During handling of the above exception, another exception occurred:)\s*$",
+    re.MULTILINE,
+)
+_TYPED = re.compile(
+    r"(?<![\w.$'-])((?:[A-Za-z_]\w*\.)*"
+    r"(?:[A-Z]\w*(?:Error|Exception|Timeout|Exit|Violation|Refused|Exceeded)|gaierror|IncompleteRead"
+    r"|RemoteDisconnected|LockException|RequestNotRead))"
+    r"(?: \[\w+\])?(?=$|[\s:(,;>\]'\"])"
+)
+_NODE_STATUS = re.compile(r"^\s+(?:status|statusCode):\s*(\d{3})\b", re.MULTILINE)
+_NODE_CODE = re.compile(r"^\s+code:\s*['\"](\w+)['\"]", re.MULTILINE)
+_NODE_FRAME = re.compile(r"^\s+at .+$", re.MULTILINE)
+_NODE_SPLIT = re.compile(r"^\s*(?:\[cause\]|[Cc]aused by):\s*", re.MULTILINE)
+_ERRNO_TEXT = re.compile(r"\[Errno (-?\d+)\]")
+_MAX_TEXT = 200_000
+
+
+def parse(text: str) -> tuple[Link, ...]:
+    """The links that a text tells, outermost first: a Python traceback, a Node stack, a log line.
+
+    Of several tracebacks in one text the last comes first. Lines known to be noise are left out.
+    """
+    text = text[-_MAX_TEXT:]
+    if _HEAD in text:
+        links = list(_tracebacks(text))
+    elif _NODE_FRAME.search(text):
+        links = list(_stack(text))
+    else:
+        links = [link for line in text.splitlines() for link in _line(line)]
+        if not any(link.type for link in links):
+            joined = "\n".join(link.message for link in links)
+            links = [_told("", joined)] if joined else []
+    return tuple(links[:_MAX_LINKS])
+
+
+def _tracebacks(text: str) -> Iterator[Link]:
+    if "Exception Group Traceback" in text:
+        text = _GROUP_MARK.sub("", text)
+    # Printed innermost first, so reading the blocks backwards is outermost first.
+    for block in reversed(text.split(_HEAD)[1:]):
+        lines = _CHAINED.split(block)[0].splitlines()
+        rest = iter(lines)
+        for line in rest:
+            if line and not line[0].isspace() and (found := _EXCEPTION_LINE.match(line)):
+                message = [found[2] or ""]
+                for more in rest:
+                    if not more.strip() or _starts_a_record(more):
+                        break
+                    message.append(more)
+                told = "\n".join(message).strip()
+                if not _NOISE.search(told):
+                    yield _told(found[1], told)
+                break
+
+
+def _starts_a_record(line: str) -> bool:
+    """Whether a line after an exception's message begins another log record."""
+    return bool(re.match(r"\d{4}-\d\d-\d\d|\{\"|\[?(?:DEBUG|INFO|WARN|ERROR|CRITICAL)\b", line))
+
+
+def _stack(text: str) -> Iterator[Link]:
+    """Errors of Node: a head, frames, properties in braces, then its cause."""
+    for part in _NODE_SPLIT.split(text):
+        head = _NODE_FRAME.split(part, maxsplit=1)[0].strip().removesuffix("{").strip()
+        found = _TYPED.search(head)
+        name = found[1] if found else ""
+        message = head[found.end() :].lstrip(": ") if found else head
+        if (code := _NODE_CODE.search(part)) and code[1] not in message:
+            message = f"{message} ({code[1]})"
+        status = _NODE_STATUS.search(part)
+        if name or message:
+            yield _told(name or "Error", message, int(status[1]) if status else None)
+
+
+def _line(line: str) -> Iterator[Link]:
+    """Each type that a line names, with what follows it; the line itself if it names none."""
+    line = line.strip()
+    if not line or _NOISE.search(line):
+        return
+    found = list(_TYPED.finditer(line))
+    for match in found:
+        yield _told(match[1], line[match.end() :].lstrip(":(, ").strip())
+    if not found:
+        yield _told("", line)
+
+
+def _told(name: str, message: str, status: int | None = None) -> Link:
+    message = redact(message[: 2 * _MAX_MESSAGE])[:_MAX_MESSAGE]
+    number = _ERRNO_TEXT.search(message)
+    errno = int(number[1]) if number and len(number[1]) < 6 else None
+    return Link(name.removeprefix("builtins."), message, status=status, errno=errno)
