@@ -1,0 +1,305 @@
+"""Experiments: so many requests, at that concurrency, under this plan, within the budget.
+
+Everything that is sent to a target goes through `Bench.run`, which is the one
+place that knows the budget, asks before a remote provider gets more than a
+handful of requests, keeps the evidence, and can be stopped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Protocol
+
+from .inject import Plan
+from .model import Cost, Outcome, Progress
+from .runner import Nursery, Run, Worker
+from .target import Spec
+
+HANDFUL = 5
+"""Requests that a provider outside this machine gets without being asked for."""
+HANG_SECONDS = 60.0
+
+
+class BudgetSpent(Exception):
+    """The next run would exceed the budget; what was measured so far stands."""
+
+
+class NotConfirmed(Exception):
+    """The provider is not on this machine and nobody agreed to more requests."""
+
+
+class Stopped(Exception):
+    """Somebody asked to stop; what was measured so far stands."""
+
+
+class Keeper(Protocol):
+    """Where evidence is kept as it arrives (a case)."""
+
+    def keep(self, kind: str, item: Any) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a target is to be tried. The budget's limits are never exceeded."""
+
+    inputs: tuple[Mapping[str, Any] | None, ...] = (None,)
+    """One request's inputs each, taken in turn; None lets the kit fill the placeholders."""
+    levels: tuple[int, ...] = (1, 10, 50, 100)
+    requests_per_level: int | None = None
+    deadline_s: float | None = None
+    """The platform's deadline around one request."""
+    timeout_s: float | None = None
+    """Timeout of a model call in place of the target's own; None leaves it alone."""
+    max_requests: int = 1500
+    max_tokens: int | None = None
+    max_seconds: float = 170.0
+    python: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+class Bench:
+    """Runs experiments on one target, each in a fresh start of it."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        settings: Settings,
+        directory: Path,
+        keeper: Keeper,
+        *,
+        confirm: Callable[[str], bool] = lambda _: False,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self.spec = spec
+        self.settings = settings
+        self.keeper = keeper
+        self.confirm = confirm
+        self.on_progress = on_progress
+        self.requests = 0
+        self.provider_calls = 0
+        self.tokens = 0
+        self.components: list[str] = []
+        self.answers: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self.kind = ""
+        self.is_async = False
+        self.hosts: set[str] = set()
+        """Hosts that the target's model calls went to."""
+        self._confirmed = False
+        self._most_tokens = 0
+        self._stop = threading.Event()
+        self._began = time.monotonic()
+        self._p50 = 0.0
+        self._turn = 0
+        self._workers: set[Worker] = set()
+        self._nursery = Nursery(
+            spec,
+            directory / "storage",
+            directory / "target.log",
+            python=settings.python,
+            env=settings.env,
+        )
+
+    # --- control ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Start nothing new. Running requests end by themselves or with the process."""
+        self._stop.set()
+
+    def resume(self) -> None:
+        self._stop.clear()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop.is_set()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def seconds_left(self) -> float:
+        return self.settings.max_seconds - self.seconds
+
+    def cost(self) -> Cost:
+        return Cost(self.requests, self.provider_calls, self.tokens, round(self.seconds, 1))
+
+    def close(self) -> None:
+        for worker in list(self._workers):
+            worker.close()
+        self._nursery.close()
+
+    # --- work ------------------------------------------------------------------------------
+
+    def fresh(self) -> Worker:
+        """A fresh start of the target; raises TargetError if it cannot be loaded."""
+        if self.stopped:
+            raise Stopped
+        worker = self._nursery.worker(**self.settings.env)
+        self._workers.add(worker)
+        self.kind, self.is_async = worker.kind, worker.is_async
+        self.versions = worker.versions
+        return worker
+
+    def retire(self, worker: Worker) -> None:
+        worker.close()
+        self._workers.discard(worker)
+
+    def afford(self, count: int) -> int:
+        """How many of `count` requests the budget still allows."""
+        left = [count, self.settings.max_requests - self.requests]
+        if self.settings.max_tokens is not None:
+            each = max(self._most_tokens, 1)
+            left.append((self.settings.max_tokens - self.tokens) // each)
+        return 0 if self.seconds_left <= 0 else max(0, min(left))
+
+    def run(
+        self,
+        step: str,
+        count: int,
+        concurrency: int,
+        plan: Plan = Plan(),
+        *,
+        worker: Worker | None = None,
+        text: str = "",
+    ) -> Run:
+        """Send `count` requests, `concurrency` at a time, to `worker` or to a fresh start.
+
+        Fewer are sent when the budget does not allow more. Raises BudgetSpent when
+        it allows none, NotConfirmed, Stopped, TargetError.
+        """
+        if self.stopped:
+            raise Stopped
+        count = self.afford(count)
+        if count == 0:
+            raise BudgetSpent
+        self._ask(count)
+        own = worker is None
+        worker = worker or self.fresh()
+        if self.settings.timeout_s:
+            plan = _with_timeout(plan, self.settings.timeout_s)
+        done = 0
+
+        def listen(message: dict[str, Any]) -> None:
+            nonlocal done
+            if message["t"] == "outcome":
+                done += 1
+                self.on_progress(
+                    Progress(
+                        step,
+                        text,
+                        done,
+                        count,
+                        concurrency,
+                        outcome=Outcome(
+                            message["request"],
+                            message["canary"],
+                            message["ok"],
+                            message["start"],
+                            message["end"],
+                            foreign=tuple(message["foreign"]),
+                            overran=bool(self.settings.deadline_s)
+                            and message["end"] - message["start"] > (self.settings.deadline_s or 0),
+                        ),
+                    )
+                )
+
+        worker.on_message = listen
+        self.requests += count
+        self.on_progress(Progress(step, text, 0, count, concurrency))
+        try:
+            run = worker.run(
+                self._inputs(count),
+                concurrency,
+                plan,
+                limit_s=min(self._limit(), max(self.seconds_left, 1.0)),
+                deadline_s=self.settings.deadline_s,
+                stopped=lambda: self.stopped or self.seconds_left <= 0,
+            )
+        finally:
+            self.components = list(dict.fromkeys([*self.components, *worker.components]))
+            self.answers = {**worker.answers, **self.answers}
+            if own:
+                self.retire(worker)
+        self._account(run)
+        return run
+
+    def probe(self, worker: Worker, what: str, **options: Any) -> Any:
+        """One probe of the ladder; charged as a request for each call it makes."""
+        count = options.get("count", 0)
+        if count:
+            allowed = self.afford(count)
+            if not allowed:
+                raise BudgetSpent
+            self._ask(allowed)
+            self.requests += allowed
+            options["count"] = allowed
+
+        def listen(message: dict[str, Any]) -> None:
+            if message["t"] == "span" and message["kind"] == "http":
+                self.provider_calls += message["attributes"].get("playbook.within") == "llm"
+
+        worker.on_message = listen
+        return worker.probe(what, limit_s=min(self._limit(), max(self.seconds_left, 1.0)), **options)
+
+    def _inputs(self, count: int) -> list[dict[str, Any] | None]:
+        given = self.settings.inputs
+        chosen = [given[(self._turn + index) % len(given)] for index in range(count)]
+        self._turn += count
+        return [None if item is None else dict(item) for item in chosen]
+
+    def _limit(self) -> float:
+        """Seconds after which a request counts as hung."""
+        deadline = self.settings.deadline_s
+        if deadline:
+            return max(3 * deadline, deadline + 10)
+        return max(HANG_SECONDS, 10 * self._p50)
+
+    def _ask(self, count: int) -> None:
+        remote = sorted(host for host in self.hosts if not _is_loopback(host))
+        unknown = not self.hosts and self.requests > 0
+        if self._confirmed or self.requests + count <= HANDFUL or not (remote or unknown):
+            return
+        where = ", ".join(remote) or "a provider that was not seen yet"
+        if not self.confirm(f"send up to {self.settings.max_requests} requests to {where}?"):
+            raise NotConfirmed(where)
+        self._confirmed = True
+
+    def _account(self, run: Run) -> None:
+        tokens: dict[str, int] = {}
+        for span in run.spans:
+            if span.kind == "http" and span.attributes.get("playbook.within") == "llm":
+                self.provider_calls += 1
+                self.hosts.add(str(span.attributes.get("server.address", "")))
+            elif span.kind == "llm":
+                used = sum(
+                    int(span.attributes.get(f"gen_ai.usage.{way}_tokens", 0))
+                    for way in ("input", "output")
+                )
+                tokens[span.request] = tokens.get(span.request, 0) + used
+            self.keeper.keep("span", span)
+        self.tokens += sum(tokens.values())
+        self._most_tokens = max([self._most_tokens, *tokens.values()])
+        for outcome in run.outcomes:
+            self.keeper.keep("outcome", outcome)
+        if run.concurrency == 1 and (ended := sorted(o.seconds for o in run.outcomes)):
+            self._p50 = ended[len(ended) // 2]
+
+
+def _with_timeout(plan: Plan, seconds: float) -> Plan:
+    return plan if plan.timeout_factor != 1.0 or plan.timeout_s else replace(plan, timeout_s=seconds)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    with suppress(ValueError):
+        return ip_address(host.strip("[]")).is_loopback
+    return False
+

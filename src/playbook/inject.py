@@ -1,0 +1,300 @@
+"""What an experiment changes in the target: components taken out, interventions put in.
+
+A `Plan` is set once for a run, before its first request. It is applied when a
+kickoff begins and on the wire, so that it also reaches crews that a handler
+builds for itself; the user's code is not changed. In a worker process the
+changes to live objects are never undone: the process is thrown away. In the
+kernel's own process a crew is copied before anything is taken out of it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import canary
+
+RETRY_LIMIT = 6
+"""Most times that an intervention waits and tries one call again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One experiment's changes; the empty plan changes nothing."""
+
+    without: tuple[str, ...] = ()
+    """Components taken out, by the names that `describe` gives."""
+    fresh: bool = False
+    """Every kickoff gets its own copy of the crew, its agents, tasks and tools."""
+    limit: int = 0
+    """Most model calls in flight; 0 for no limit."""
+    retry: tuple[str, ...] = ()
+    """Fault classes of a model call that are waited out (Retry-After) and tried again."""
+    timeout_factor: float = 1.0
+    """Multiplies every timeout of a model call."""
+    timeout_s: float = 0.0
+    """Takes the place of the read timeout of a model call; 0 leaves it alone."""
+    stub: tuple[str, ...] = ()
+    """Tools that answer with what they answered before, at once."""
+    answers: Mapping[str, str] = field(default_factory=dict)
+    """Recorded answer of each stubbed tool; the canary stands as ``{canary}``."""
+    executor: int = 0
+    """Threads of the event loop's default executor; 0 leaves it alone."""
+    own_lock: bool = False
+    """An in-process lock in place of CrewAI's host-wide file lock."""
+    copies: bool = False
+    """Never change the crew itself (set where it lives in the user's own process)."""
+
+
+active = Plan()
+_gate = threading.Condition()
+_in_flight = 0
+_not_before = 0.0
+_crews = threading.Lock()
+
+
+def use(plan: Plan) -> None:
+    """Make `plan` the one that applies from now on in this process."""
+    global active, _not_before  # noqa: PLW0603 - one plan a process at a time
+    active, _not_before = plan, 0.0
+    if plan.own_lock:
+        _use_own_lock()
+
+
+# --- on the wire ---------------------------------------------------------------------------
+
+
+def timeout(within: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """The timeouts (seconds) of one attempt under the active plan."""
+    changed = dict(limits)
+    if within != "llm":
+        return changed
+    if active.timeout_s:
+        changed["read"] = active.timeout_s
+    for name, value in changed.items():
+        if value is not None:
+            changed[name] = value * active.timeout_factor
+    return changed
+
+
+class Turn:
+    """A place among the model calls in flight; also waits out a pause all calls share."""
+
+    def __init__(self, within: str) -> None:
+        self.counts = within == "llm" and (active.limit > 0 or bool(active.retry))
+
+    def _enter(self) -> float:
+        """Seconds to wait before asking again; 0 when the place is taken."""
+        global _in_flight  # noqa: PLW0603
+        with _gate:
+            pause = _not_before - time.monotonic()
+            if pause > 0:
+                return min(pause, 0.25)
+            if active.limit and _in_flight >= active.limit:
+                return 0.005
+            _in_flight += 1
+            return 0.0
+
+    def _leave(self) -> None:
+        global _in_flight  # noqa: PLW0603
+        with _gate:
+            _in_flight -= 1
+
+    def __enter__(self) -> None:
+        while self.counts and (pause := self._enter()):
+            time.sleep(pause)
+
+    def __exit__(self, *_: object) -> None:
+        if self.counts:
+            self._leave()
+
+    async def __aenter__(self) -> None:
+        import asyncio
+
+        while self.counts and (pause := self._enter()):
+            await asyncio.sleep(pause)
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.counts:
+            self._leave()
+
+
+def again(within: str, tries: int, kind: str, retry_after: float | None) -> float | None:
+    """Seconds to wait before this model call is tried again; None to let it stand.
+
+    A 429 holds back every other call as well, as a client that honours
+    Retry-After at one place would.
+    """
+    global _not_before  # noqa: PLW0603
+    if within != "llm" or kind not in active.retry or tries >= RETRY_LIMIT:
+        return None
+    pause = retry_after if retry_after is not None else min(0.2 * 2**tries, 5.0)
+    if kind == "rate-limit":
+        with _gate:
+            _not_before = max(_not_before, time.monotonic() + pause)
+        return 0.01
+    return min(pause, 5.0)
+
+
+# --- on the crew ---------------------------------------------------------------------------
+
+
+def label(text: Any) -> str:
+    """A component's name: short, without canaries, stable between requests."""
+    words = canary.PATTERN.sub("{canary}", str(text or "")).split()
+    return " ".join(words)[:60]
+
+
+def task_names(crew: Any) -> list[str]:
+    return [label(task.name) or f"{index + 1}" for index, task in enumerate(crew.tasks)]
+
+
+def agents_of(crew: Any) -> list[Any]:
+    """Every agent that takes part, each once."""
+    every = [*crew.agents, *(task.agent for task in crew.tasks if task.agent is not None)]
+    if getattr(crew, "manager_agent", None) is not None:
+        every.append(crew.manager_agent)
+    return list({id(agent): agent for agent in every}.values())
+
+
+def tools_of(crew: Any) -> list[Any]:
+    """Every tool of agents and tasks, each once."""
+    owners = [*agents_of(crew), *crew.tasks]
+    every = [tool for owner in owners for tool in (getattr(owner, "tools", None) or [])]
+    return list({id(tool): tool for tool in every}.values())
+
+
+def describe(crew: Any) -> list[str]:
+    """The components that can be taken out of this crew, in the order to try."""
+    agents = agents_of(crew)
+    found = []
+    if getattr(crew, "memory", None) or any(getattr(agent, "memory", None) for agent in agents):
+        found.append("memory")
+    if getattr(crew, "knowledge_sources", None) or any(
+        getattr(agent, "knowledge_sources", None) for agent in agents
+    ):
+        found.append("knowledge")
+    if getattr(crew, "planning", False):
+        found.append("planning")
+    if getattr(crew, "cache", False):
+        found.append("cache")
+    if any(getattr(agent, "allow_delegation", False) for agent in agents):
+        found.append("delegation")
+    if any(task.async_execution for task in crew.tasks):
+        found.append("async tasks")
+    if any(_guardrails(task) for task in crew.tasks):
+        found.append("guardrails")
+    found += [f"tool:{label(tool.name)}" for tool in tools_of(crew)]
+    found += [f"task:{name}" for name in task_names(crew)]
+    return list(dict.fromkeys(found))
+
+
+def _guardrails(task: Any) -> bool:
+    return bool(getattr(task, "guardrail", None) or getattr(task, "guardrails", None))
+
+
+def apply(crew: Any) -> Any:
+    """The crew that this kickoff shall really run under the active plan."""
+    plan = active
+    if not plan.without and not plan.fresh:
+        return crew
+    with _crews:
+        if plan.fresh or (plan.copies and plan.without):
+            crew = fresh(crew)
+        _take_out(crew, set(plan.without))
+    return crew
+
+
+def fresh(crew: Any) -> Any:
+    """A copy that shares nothing mutable with the original but its model clients."""
+    twin = crew.copy()
+    tools: dict[int, Any] = {}
+
+    def own(items: Any) -> list[Any]:
+        for tool in items or []:
+            if id(tool) not in tools:
+                tools[id(tool)] = _copied(tool)
+        return [tools[id(tool)] for tool in items or []]
+
+    # Crew.copy gives new agents and tasks the very tool objects of the old ones.
+    for owner in [*agents_of(twin), *twin.tasks]:
+        if getattr(owner, "tools", None):
+            owner.tools = own(owner.tools)
+    return twin
+
+
+def _copied(tool: Any) -> Any:
+    try:
+        return copy.deepcopy(tool)
+    except Exception:
+        # A lock or a client inside cannot be copied: its own attributes at least are.
+        return copy.copy(tool)
+
+
+def _take_out(crew: Any, gone: set[str]) -> None:
+    if not gone:
+        return
+    names = task_names(crew)
+    keep = [task for task, name in zip(crew.tasks, names, strict=True) if f"task:{name}" not in gone]
+    if keep and len(keep) < len(crew.tasks):
+        crew.tasks[:] = keep
+        for task in keep:
+            if isinstance(task.context, list):
+                task.context = [item for item in task.context if item in keep] or None
+        if str(getattr(crew, "process", "")).endswith("sequential"):
+            used = {id(task.agent) for task in keep}
+            crew.agents[:] = [agent for agent in crew.agents if id(agent) in used] or crew.agents
+    for owner in [*agents_of(crew), *crew.tasks]:
+        tools = getattr(owner, "tools", None)
+        if tools:
+            owner.tools = [tool for tool in tools if f"tool:{label(tool.name)}" not in gone]
+        if "delegation" in gone and hasattr(owner, "allow_delegation"):
+            owner.allow_delegation = False
+        if "memory" in gone and getattr(owner, "memory", None):
+            owner.memory = None
+        if "knowledge" in gone and getattr(owner, "knowledge_sources", None):
+            owner.knowledge_sources = owner.knowledge = None
+        if "async tasks" in gone and getattr(owner, "async_execution", False):
+            owner.async_execution = False
+        if "guardrails" in gone and _guardrails(owner):
+            owner.guardrail = owner.guardrails = None
+            owner._guardrail, owner._guardrails = None, []
+    if "memory" in gone:
+        crew.memory = False
+        crew._memory = None
+    if "knowledge" in gone:
+        crew.knowledge = crew.knowledge_sources = None
+    if "planning" in gone:
+        crew.planning = False
+    if "cache" in gone:
+        crew.cache = False
+
+
+def stubbed(name: str, token: str) -> str | None:
+    """The recorded answer of a stubbed tool, with this request's canary; None if it runs."""
+    if label(name) not in active.stub:
+        return None
+    return re.sub(
+        re.escape(canary.PLACEHOLDER), token, active.answers.get(label(name), "stubbed by playbook")
+    )
+
+
+@contextmanager
+def _lock(*_args: Any, **_kwargs: Any) -> Iterator[None]:
+    with _own:
+        yield
+
+
+_own = threading.RLock()
+
+
+def _use_own_lock() -> None:
+    from crewai_core import lock_store
+
+    lock_store.set_lock_backend(_lock)

@@ -1,0 +1,391 @@
+"""The kit's side of the target's process: start it, give it work, keep what it reports.
+
+A worker that hangs, dies or floods its output costs a finding, never the kit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import canary
+from .errors import classify
+from .inject import Plan
+from .model import Fault, Link, Outcome, Span
+from .target import Spec, TargetError
+from .worker import QUIET
+
+OUTPUT_BYTES = 2_000_000
+"""How much of a target's own output is kept; the rest is counted."""
+START_SECONDS = 120.0
+Listener = Callable[[dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """What one run of requests brought to light."""
+
+    concurrency: int
+    plan: Plan
+    outcomes: list[Outcome] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    shares: list[dict[str, Any]] = field(default_factory=list)
+    """Live objects seen in two overlapping requests."""
+    mutated: set[str] = field(default_factory=set)
+    """Tools whose own attributes changed while a request ran."""
+    stats: dict[str, float] = field(default_factory=dict)
+    hung: bool = False
+    died: str = ""
+
+    def extend(self, other: Run) -> None:
+        """Add another run of the same kind to this one."""
+        self.outcomes += other.outcomes
+        self.spans += other.spans
+        self.shares += other.shares
+        self.mutated |= other.mutated
+        for name, value in other.stats.items():
+            self.stats[name] = max(value, self.stats.get(name, 0.0))
+        self.hung |= other.hung
+        self.died = self.died or other.died
+
+
+class Nursery:
+    """The process that has crewai imported and forks workers on demand."""
+
+    def __init__(
+        self, spec: Spec, storage: Path, log: Path, *, python: str = "", env: Mapping[str, str] = {}
+    ) -> None:
+        self.spec = spec
+        self.storage = storage
+        self.log = log
+        self.extra = dict(env)
+        ours, theirs = socket.socketpair()
+        theirs.set_inheritable(True)
+        self._lock = threading.Lock()
+        self._count = 0
+        self._ready = False
+        self._socket = ours
+        self._lines = ours.makefile("rb")
+        storage.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            **self.extra,
+            **QUIET,
+            "CREWAI_STORAGE_DIR": str(storage / "import"),
+        }
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [python or sys.executable, str(Path(__file__).with_name("worker.py")), str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment,
+                # The import must not find a module of the user's that has the name of a library's.
+                cwd=str(Path(__file__).parent),
+                start_new_session=True,
+            )
+        theirs.close()
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line:
+            raise TargetError(
+                f"the target's process ended before it was ready; its output is in {self.log}"
+            )
+        return dict(json.loads(line))
+
+    def worker(self, on_message: Listener | None = None, **env: str) -> Worker:
+        """A fresh start of the target. Raises TargetError if it cannot be loaded."""
+        with self._lock:
+            if not self._ready:
+                first = self._answer()
+                if "error" in first:
+                    raise TargetError(str(first["error"]))
+                self._ready = True
+            self._count += 1
+            storage = self.storage / f"worker-{self._count}"
+            storage.mkdir(parents=True, exist_ok=True)
+            pipes = os.pipe(), os.pipe(), os.pipe()
+            (command_in, command_out), (evidence_in, evidence_out), (output_in, output_out) = pipes
+            message = {
+                "spec": asdict(self.spec),
+                "env": {**self.extra, "CREWAI_STORAGE_DIR": str(storage), **env},
+            }
+            socket.send_fds(
+                self._socket,
+                [json.dumps(message).encode()],
+                [command_in, evidence_out, output_out],
+            )
+            pid = int(self._answer()["pid"])
+        for fd in (command_in, evidence_out, output_out):
+            os.close(fd)
+        worker = Worker(pid, command_out, evidence_in, self._ended)
+        threading.Thread(
+            target=_keep_output, args=(output_in, self.log), name="output", daemon=True
+        ).start()
+        worker.on_message = on_message
+        worker.load()
+        return worker
+
+    def _ended(self, pid: int) -> int:
+        """The exit status of a worker that is gone; negative for a signal."""
+        with self._lock:
+            try:
+                self._socket.sendall(json.dumps({"wait": pid}).encode())
+                return int(self._answer()["status"])
+            except (OSError, TargetError):
+                return 0
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait()
+
+
+class Worker:
+    """One fresh start of the target in a process of its own."""
+
+    def __init__(self, pid: int, commands: int, evidence: int, ended: Callable[[int], int]) -> None:
+        self.pid = pid
+        self.on_message: Listener | None = None
+        self.kind = ""
+        self.is_async = False
+        self.versions: dict[str, str] = {}
+        self.components: list[str] = []
+        self.answers: dict[str, str] = {}
+        """Recorded answers of the target's tools, kept in memory only."""
+        self._commands = os.fdopen(commands, "wb", buffering=0)
+        self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._ended = ended
+        self._alive = True
+        threading.Thread(target=self._read, args=(evidence,), name="evidence", daemon=True).start()
+
+    def _read(self, evidence: int) -> None:
+        with os.fdopen(evidence, "rb") as lines:
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue  # the last line of a worker that was killed
+                self._messages.put(message)
+        self._messages.put(None)
+
+    def load(self) -> None:
+        """Wait until the target is loaded."""
+        while True:
+            try:
+                message = self._messages.get(timeout=START_SECONDS)
+            except queue.Empty:
+                self.close()
+                raise TargetError(f"the target was not loaded after {START_SECONDS:.0f} s") from None
+            if message is None:
+                status = self._over()
+                raise TargetError(f"the target's process ended while it was loaded ({status})")
+            if message["t"] == "unusable":
+                self.close()
+                raise TargetError(message["message"], message["detail"])
+            if message["t"] == "ready":
+                self.kind = message["kind"]
+                self.is_async = message["is_async"]
+                self.versions = message["versions"]
+                return
+
+    def send(self, **command: Any) -> None:
+        self._commands.write(json.dumps(command).encode() + b"\n")
+
+    def stop(self) -> None:
+        """Start no new request; the running ones end by themselves."""
+        if self._alive:
+            try:
+                self.send(do="stop")
+            except OSError:
+                return
+
+    def run(
+        self,
+        inputs: Sequence[dict[str, Any] | None],
+        concurrency: int,
+        plan: Plan = Plan(),
+        *,
+        limit_s: float = 120.0,
+        deadline_s: float | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Run:
+        """Serve one request for each item of `inputs`, `concurrency` at a time.
+
+        A request that runs longer than `limit_s` seconds is counted as hung, the
+        worker is killed, and so are its other open requests. `{canary}` and free
+        text in the inputs carry each request's canary.
+        """
+        jobs = []
+        for number, item in enumerate(inputs):
+            token = canary.new()
+            jobs.append(
+                {
+                    "id": f"r{token[3:9]}-{number}",
+                    "canary": token,
+                    "inputs": None if item is None else canary.plant(dict(item), token),
+                }
+            )
+        run = Run(concurrency, plan)
+        began: dict[str, float] = {}
+        canaries = {job["canary"]: job["id"] for job in jobs}
+        self.send(
+            do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan)
+        )
+        for message in self._until_done(began, limit_s, stopped, run):
+            if message["t"] == "outcome":
+                outcome = _outcome(message, deadline_s, canaries)
+                run.outcomes.append(outcome)
+            elif message["t"] == "span":
+                run.spans.append(_span(message))
+            elif message["t"] == "share":
+                run.shares.append(message)
+            elif message["t"] == "mutated":
+                run.mutated.add(message["name"])
+            elif message["t"] == "done":
+                run.stats = {k: v for k, v in message.items() if k != "t"}
+        if run.hung or run.died:
+            kind, text = ("hung", f"no end after {limit_s:.0f} s") if run.hung else ("worker-died", run.died)
+            fault = Fault(kind, "platform", text, False, chain=(Link(kind, text),))
+            now = time.time()
+            by_id = {job["id"]: job["canary"] for job in jobs}
+            run.outcomes += [
+                Outcome(request, by_id[request], False, start, now, fault)
+                for request, start in began.items()
+            ]
+        return run
+
+    def probe(self, what: str, *, limit_s: float = 60.0, **options: Any) -> Any:
+        """Run one probe of the ladder inside the worker; None if it did not end in time."""
+        run = Run(1, Plan())
+        self.send(do="probe", what=what, **options)
+        for message in self._until_done({"probe": time.time()}, limit_s, lambda: False, run):
+            if message["t"] == "done":
+                return message["result"]
+        return None
+
+    def _until_done(
+        self, began: dict[str, float], limit_s: float, stopped: Callable[[], bool], run: Run
+    ) -> Any:
+        """Messages up to ``done``; a hang or a death ends them too and is noted in `run`."""
+        told_to_stop = False
+        while True:
+            if stopped() and not told_to_stop:
+                told_to_stop = True
+                self.stop()
+            try:
+                message = self._messages.get(timeout=0.1)
+            except queue.Empty:
+                oldest = min(began.values(), default=None)
+                if oldest is not None and time.time() - oldest > limit_s:
+                    run.hung = True
+                    yield from self._give_up()
+                    return
+                continue
+            if message is None:
+                run.died = self._over()
+                return
+            if message["t"] == "begin":
+                began[message["request"]] = message["at"]
+            elif message["t"] == "outcome":
+                began.pop(message["request"], None)
+            elif message["t"] == "crew":
+                self.components = list(dict.fromkeys([*self.components, *message["components"]]))
+            elif message["t"] == "tool":
+                self.answers[message["name"]] = message["answer"]
+            if self.on_message:
+                self.on_message(message)
+            yield message
+            if message["t"] == "done":
+                return
+
+    def _give_up(self) -> Any:
+        """Collect the spans that never ended, then kill."""
+        try:
+            self.send(do="give up")
+            while (message := self._messages.get(timeout=2.0)) is not None:
+                if message["t"] == "gave up":
+                    break
+                if self.on_message:
+                    self.on_message(message)
+                yield message
+        except (OSError, queue.Empty):
+            pass
+        self.close()
+
+    def _over(self) -> str:
+        self._alive = False
+        status = self._ended(self.pid)
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+    def close(self) -> None:
+        """End the worker at once, whatever it is doing."""
+        if not self._alive:
+            return
+        self._alive = False
+        self._commands.close()
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self._ended(self.pid)
+
+
+def _outcome(message: dict[str, Any], deadline_s: float | None, canaries: dict[str, str]) -> Outcome:
+    chain = tuple(Link(**link) for link in message["chain"])
+    seconds = message["end"] - message["start"]
+    return Outcome(
+        request=message["request"],
+        canary=message["canary"],
+        ok=message["ok"],
+        start=message["start"],
+        end=message["end"],
+        fault=classify(chain) if chain else None,
+        result=message["result"],
+        # Only the canaries of this run's requests: a longer memory is another matter.
+        foreign=tuple(canaries[token] for token in message["foreign"] if token in canaries),
+        masked=tuple(message["faults"]) if message["ok"] else (),
+        overran=deadline_s is not None and seconds > deadline_s,
+    )
+
+
+def _span(message: dict[str, Any]) -> Span:
+    names = ("id", "parent", "request", "kind", "name", "start", "end", "attributes", "fault")
+    return Span(**{name: message[name] for name in names})
+
+
+
+
+def _keep_output(source: int, log: Path) -> None:
+    """Keep the first part of the target's output; drain the rest so that it never blocks."""
+    from .errors import redact
+
+    kept = dropped = 0
+    with os.fdopen(source, "rb") as stream, log.open("a", encoding="utf-8") as out:
+        for line in iter(lambda: stream.readline(65536), b""):
+            if kept < OUTPUT_BYTES:
+                kept += len(line)
+                out.write(redact(line.decode("utf-8", "replace")))
+                out.flush()
+            else:
+                dropped += len(line)
+        if dropped:
+            out.write(f"\n[playbook: {dropped} more bytes of output were not kept]\n")

@@ -1,0 +1,292 @@
+"""What is being debugged: name it, load it, call it once for one request.
+
+`parse` runs in the kit and imports nothing of the user's; `load` and what it
+returns run in the worker process, beside the user's code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import canary
+
+CAPTURED_SUFFIXES = (".jsonl", ".log", ".json", ".txt", ".ndjson")
+
+
+class TargetError(Exception):
+    """The target cannot be used; the message is one clear line.
+
+    `detail` is the target's own traceback where there is one.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A target as it was named; nothing has been imported yet."""
+
+    text: str
+    kind: Literal["python", "http", "captured"]
+    module: str = ""
+    """Dotted name to import, for a Python target."""
+    attribute: str = ""
+    path: tuple[str, ...] = ()
+    """What the import needs in front of sys.path."""
+    directory: str = ""
+    """Where the worker is started."""
+
+
+def parse(text: str) -> Spec:
+    """Read ``file.py:attribute``, ``package.module:attribute``, a URL or a captured file.
+
+    Raises TargetError with one clear line for anything else.
+    """
+    if re.match(r"https?://", text):
+        return Spec(text, "http")
+    path, _, attribute = text.rpartition(":")
+    if not path and Path(text).suffix in CAPTURED_SUFFIXES:
+        if not Path(text).is_file():
+            raise TargetError(f"no such file: {text}")
+        return Spec(text, "captured")
+    if not path or not attribute:
+        raise TargetError(
+            f"cannot read the target {text!r}: write path/to/file.py:attribute, "
+            "package.module:attribute, an http(s) URL, or a .jsonl, .log or .json file"
+        )
+    if not all(part.isidentifier() for part in attribute.split(".")):
+        raise TargetError(f"{attribute!r} in {text!r} is not a Python name")
+    if path.endswith(".py") or os.sep in path:
+        return _file_spec(text, Path(path), attribute)
+    if not all(part.isidentifier() for part in path.split(".")):
+        raise TargetError(f"{path!r} in {text!r} is neither a file nor a module name")
+    cwd = str(Path.cwd())
+    return Spec(text, "python", path, attribute, (cwd,), cwd)
+
+
+def _file_spec(text: str, file: Path, attribute: str) -> Spec:
+    if not file.is_file():
+        raise TargetError(f"no such file: {file}")
+    file = file.resolve()
+    # A file inside a package is imported by its dotted name, so that its relative imports work.
+    root, parts = file.parent, [file.stem]
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    cwd = Path.cwd()
+    inside = file.is_relative_to(cwd)
+    path = dict.fromkeys(str(item) for item in (root, file.parent, cwd if inside else root))
+    return Spec(
+        text, "python", ".".join(parts), attribute, tuple(path), str(cwd if inside else file.parent)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A loaded target. `invoke` serves one request and returns what the target returned."""
+
+    kind: str
+    """crew, crew class, flow, handler or factory."""
+    is_async: bool
+    invoke: Callable[[dict[str, Any] | None, str], Any]
+    """`invoke(inputs, canary)`; a coroutine function when `is_async`."""
+
+
+def load(spec: Spec) -> Target:
+    """Import the target in this process. Raises TargetError with the target's own traceback."""
+    for item in reversed(spec.path):
+        if item not in sys.path:
+            sys.path.insert(0, item)
+    try:
+        module = importlib.import_module(spec.module)
+    except ModuleNotFoundError as error:
+        if error.name and spec.module.startswith(error.name):
+            raise TargetError(f"no module named {error.name!r} (looked in {spec.path[0]})") from None
+        raise TargetError(_raised(spec, error), _traceback()) from error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise TargetError(_raised(spec, error), _traceback()) from error
+    value: Any = module
+    for part in spec.attribute.split("."):
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            names = [name for name in vars(module) if not name.startswith("_")]
+            close = _closest(part, names)
+            hint = f"; did you mean {close!r}?" if close else ""
+            raise TargetError(f"{spec.module} has no attribute {part!r}{hint}") from None
+    return wrap(value, spec.text)
+
+
+def wrap(value: Any, name: str) -> Target:
+    """Make a target of a live object: a Crew, a Flow, a @CrewBase class, a factory, a handler."""
+    from crewai import Crew
+    from crewai.flow.flow import Flow
+
+    def kick(thing: Any, inputs: dict[str, Any] | None, token: str) -> Any:
+        """Start what the target gave us; anything that is no crew is already its answer."""
+        if isinstance(thing, Crew):
+            return _drained(thing.kickoff(inputs=_crew_inputs(thing, inputs, token)))
+        if isinstance(thing, Flow):
+            return _drained(thing.kickoff(inputs=_flow_inputs(thing, inputs, token)))
+        if callable(getattr(thing, "crew", None)) and hasattr(type(thing), "is_crew_class"):
+            return kick(thing.crew(), inputs, token)
+        return thing
+
+    async def kick_async(thing: Any, inputs: dict[str, Any] | None, token: str) -> Any:
+        if isinstance(thing, Crew):
+            return await thing.kickoff_async(inputs=_crew_inputs(thing, inputs, token))
+        if isinstance(thing, Flow):
+            return await thing.kickoff_async(inputs=_flow_inputs(thing, inputs, token))
+        return thing
+
+    if isinstance(value, Crew):
+        return Target("crew", False, lambda inputs, token: kick(value, inputs, token))
+    if isinstance(value, Flow):
+        return Target("flow", False, lambda inputs, token: kick(value, inputs, token))
+    if inspect.isclass(value):
+        if not (issubclass(value, Flow) or hasattr(value, "is_crew_class")):
+            raise TargetError(f"{name} is the class {value.__name__}, neither a Flow nor @CrewBase")
+        kind = "flow" if issubclass(value, Flow) else "crew class"
+        # A class is instantiated for each request: what the target does not share, nor do we.
+        return Target(kind, False, lambda inputs, token: kick(value(), inputs, token))
+    if not callable(value):
+        raise TargetError(
+            f"{name} is a {type(value).__name__}: neither a crew, a flow, nor something to call"
+        )
+    bind = _binder(value, name)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(
+        getattr(value, "__call__", None)  # noqa: B004 - the coroutine-ness of an instance's call
+    ):
+
+        async def call_async(inputs: dict[str, Any] | None, token: str) -> Any:
+            args, kwargs, used = bind(inputs, token)
+            return await kick_async(await value(*args, **kwargs), used, token)
+
+        return Target("handler", True, call_async)
+
+    def call(inputs: dict[str, Any] | None, token: str) -> Any:
+        args, kwargs, used = bind(inputs, token)
+        return kick(value(*args, **kwargs), used, token)
+
+    return Target("handler", False, call)
+
+
+Bound = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]
+_INPUT_NAMES = {"inputs", "input", "payload", "data", "request", "body", "event", "params"}
+
+
+def _binder(function: Callable[..., Any], name: str) -> Callable[[dict[str, Any] | None, str], Bound]:
+    """How to pass a request's inputs: nothing, the dict, or its values by name."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    required = [p for p in named if p.default is p.empty]
+    takes_dict = (len(required) == 1 and _is_dict_like(required[0])) or (
+        not required and bool(named) and named[0].name in _INPUT_NAMES
+    )
+
+    def bind(inputs: dict[str, Any] | None, token: str) -> Bound:
+        if takes_dict:
+            # Nothing was given: the handler gets the canary for whatever key it asks.
+            used = inputs if inputs is not None else canary.Wanted(token)
+            first = (required or named)[0]
+            if first.kind is first.KEYWORD_ONLY:
+                return (), {first.name: used}, inputs
+            return (used,), {}, inputs
+        if not required:
+            return (), {}, inputs
+        given = inputs or {}
+        missing = [p.name for p in required if p.name not in given]
+        if inputs is not None and missing and len(required) > 1:
+            raise TargetError(
+                f"{name} needs {', '.join(missing)}; give them with --inputs FILE.json"
+            )
+        if len(required) == 1 and inputs is not None and missing:
+            return (inputs,), {}, inputs
+        return (), {p.name: given.get(p.name, token) for p in required}, inputs
+
+    return bind
+
+
+def _is_dict_like(parameter: inspect.Parameter) -> bool:
+    note = parameter.annotation
+    if note is parameter.empty:
+        return True
+    text = note if isinstance(note, str) else getattr(note, "__name__", str(note))
+    return not re.match(r"(str|int|float|bool)\b", text)
+
+
+def _crew_inputs(crew: Any, inputs: dict[str, Any] | None, token: str) -> dict[str, Any] | None:
+    """What the crew's placeholders need; the canary stands in for what was not given."""
+    wanted = {name: token for name in crew.fetch_inputs()}
+    given = {} if inputs is None else dict(inputs)
+    return {**wanted, **given} or None
+
+
+def _flow_inputs(flow: Any, inputs: dict[str, Any] | None, token: str) -> dict[str, Any] | None:
+    if inputs is not None:
+        return inputs
+    fields = getattr(type(flow.state), "model_fields", {})
+    return {
+        name: token
+        for name, field in fields.items()
+        if field.annotation is str and name != "id"
+    } or None
+
+
+def _drained(result: Any) -> Any:
+    """A streaming crew has done nothing until its stream is read to the end."""
+    from crewai.types.streaming import CrewStreamingOutput, FlowStreamingOutput
+
+    if isinstance(result, CrewStreamingOutput | FlowStreamingOutput):
+        for _ in result:
+            pass
+        return result.result
+    return result
+
+
+def answer(result: Any) -> tuple[str, int | None]:
+    """The text of what a target returned, and the HTTP status it carries, if any."""
+    status = None
+    for name in ("status_code", "statusCode", "status"):
+        value = result.get(name) if isinstance(result, dict) else getattr(result, name, None)
+        if isinstance(value, int) and 100 <= value < 600:
+            status = value
+            break
+    text = getattr(result, "raw", None)
+    if not isinstance(text, str):
+        body = getattr(result, "body", None)
+        text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(result)
+    return text, status
+
+
+def _raised(spec: Spec, error: BaseException) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return f"{spec.text} could not be loaded: {type(error).__name__}: {first}"
+
+
+def _traceback() -> str:
+    import traceback
+
+    return traceback.format_exc()
+
+
+def _closest(name: str, names: list[str]) -> str:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, names, 1)), "")
