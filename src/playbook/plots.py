@@ -123,14 +123,19 @@ def _figure(width: float, height: float, label: str, *, layout: bool = True) -> 
         layout="constrained" if layout else None,
         facecolor=COLOURS["paper"],
     )
-    figure.set_label(label)
+    figure.set_label(show.clean(label, 200))
     return figure
 
 
 def _quiet(axes: Axes, title: str, *, grid: str = "y") -> None:
     """A title to the left, two spines, a faint grid."""
     axes.set_title(
-        title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"], parse_math=False
+        show.clean(title, 90),
+        loc="left",
+        fontsize=10,
+        fontweight="bold",
+        color=COLOURS["ink"],
+        parse_math=False,
     )
     axes.set_facecolor("none")
     for side in ("top", "right"):
@@ -145,7 +150,10 @@ def _quiet(axes: Axes, title: str, *, grid: str = "y") -> None:
 def _words(axes: Axes, x: float, y: float, words: str, **more: Any) -> None:
     """Text of ours or the target's; a dollar sign in it is a dollar sign."""
     more = {"fontsize": 8.5, "color": COLOURS["ink"], "parse_math": False, **more}
-    axes.annotate(show.clean(words, 80), (x, y), textcoords="offset points", **more)
+    # Not part of the layout: a long text must not squeeze the axes to nothing.
+    axes.annotate(
+        show.clean(words, 60), (x, y), textcoords="offset points", in_layout=False, **more
+    )
 
 
 def _ticks(axes: Axes, which: str, at: Sequence[float], labels: Sequence[str]) -> None:

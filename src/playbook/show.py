@@ -6,7 +6,7 @@ nbval is compared on the rest: `stable` prints only that rest, and HTML carries
 ``class="v"`` around what varies.
 
 Everything here may hold text of the target (names of tools, error messages), so
-it is cleaned of terminal control codes and escaped before it is shown.
+it is cleaned of secrets and of terminal control codes, and escaped, before it is shown.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .errors import redact
 from .model import (
     Audit,
     Comparison,
@@ -153,9 +154,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u206
 
 
 def clean(value: str, longest: int = LONGEST) -> str:
-    """One line of plain text, whatever the target wrote."""
+    """One line of plain text without a secret, whatever the target wrote."""
     line = _CONTROL.sub(" ", _ANSI.sub("", value)).strip()
-    line = line.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
+    line = redact(line.encode("utf-8", "replace").decode("utf-8"))  # lone surrogates
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
@@ -192,7 +193,7 @@ def _sweep(sweep: Sweep) -> Sheet:
                 f"{percent(_share(level))} ({level.rate_low * 100:.0f}–{level.rate_high * 100:.0f})"
                 if level.attempts
                 else "–",
-                ", ".join(f"{kind} {n}" for kind, n in _by_number(level.faults)) or "–",
+                _faults(level.faults),
                 str(level.masked or "–"),
                 str(level.in_flight),
                 seconds(level.p50_s),
@@ -446,8 +447,13 @@ def _share(value: Count | Level) -> float:
     return value.failures / value.attempts if value.attempts else 0.0
 
 
-def _by_number(faults: Any) -> list[tuple[str, int]]:
-    return sorted(faults.items(), key=lambda item: (-item[1], item[0]))
+def _faults(faults: Mapping[str, int], most: int = 4) -> tuple[str, ...]:
+    """Fault classes with their numbers, the most frequent first."""
+    ranked = sorted(faults.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{kind} {number}" for kind, number in ranked[:most]]
+    if len(ranked) > most:
+        shown.append(f"others {sum(number for _, number in ranked[most:])}")
+    return tuple(shown)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,314 @@
+"""The incident report: what a case holds, as one HTML file or as Markdown.
+
+The HTML fetches nothing, follows the reader's light or dark theme and prints.
+What a target wrote is escaped by the template and passes through
+`playbook.errors.redact` on its way out, whichever field it stands in.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from . import show
+from .errors import redact
+from .model import Outcome, Record, Span, Sweep, Verdict
+
+__all__ = ["html", "markdown", "write"]
+
+MOST_FAULTS = 20
+"""Distinct failures listed; the rest are counted."""
+
+
+def write(record: Record, path: str | Path) -> Path:
+    """Write the report where its suffix says how: ``.html`` or ``.md``."""
+    path = Path(path)
+    forms = {".html": html, ".htm": html, ".md": markdown}
+    if path.suffix.lower() not in forms:
+        raise ValueError(f"a report is written to .html or .md, not to {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(forms[path.suffix.lower()](record), encoding="utf-8")
+    return path
+
+
+def html(record: Record) -> str:
+    """The report as one self-contained HTML page."""
+    page = _page(record) | {
+        "figures": _figures(record),
+        "style": Markup(_environment(html=True).get_template("report.css").render()),
+        "prose": _prose,
+        "source": lambda text, language: _prose(_fence(text, language)),
+    }
+    return _environment(html=True).get_template("report.html").render(page)
+
+
+def markdown(record: Record) -> str:
+    """The report as Markdown, for a ticket or a channel."""
+    text = _environment(html=False).get_template("report.md").render(_page(record))
+    # Blank lines that the template leaves, but none of the code's own.
+    code_or_gap = re.compile(r"^(`{3,}).*?^\1$|\n{3,}", re.MULTILINE | re.DOTALL)
+    return code_or_gap.sub(lambda it: it[0] if it[1] else "\n\n", text).strip() + "\n"
+
+
+def _environment(*, html: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("playbook"),
+        autoescape=html,
+        trim_blocks=False,
+        # Nothing that a template prints can forget it.
+        finalize=lambda value: redact(value) if type(value) is str else value,
+    )
+    environment.globals |= {
+        "cell": _cell,
+        "clean": show.clean,
+        "fence": _fence,
+        "lines": show.lines,
+        "n": show.count,
+        "p_value": show.p_value,
+        "percent": show.percent,
+        "seconds": show.seconds,
+    }
+    return environment
+
+
+# What the templates are given ------------------------------------------------------
+
+
+def _page(record: Record) -> dict[str, Any]:
+    verdict = record.verdict
+    cause = _cause(verdict)
+    steps = ("audit", "sweep", "ladder", "reduction", "reintroduction", "verdict")
+    sheets = {
+        step: show.sheet(getattr(record, step))
+        for step in steps
+        if getattr(record, step) is not None
+    }
+    if "sweep" not in sheets and verdict and verdict.sweep.levels:
+        sheets["sweep"] = show.sheet(verdict.sweep)
+    return {
+        "record": record,
+        "verdict": verdict,
+        "tone": sheets["verdict"].facts[0].tone if verdict else "warn",
+        "headline": _headline(verdict, cause),
+        "summary": _summary(_sweep(record)),
+        "cause": cause,
+        "code": list(_code(cause)),
+        "sheets": sheets,
+        "faults": _faults(record.outcomes),
+        "script": _script(record),
+        "unknown": _unknown(record),
+        "when": _when(record.outcomes),
+    }
+
+
+def _sweep(record: Record) -> Sweep:
+    return record.sweep or (record.verdict.sweep if record.verdict else Sweep())
+
+
+def _cause(verdict: Verdict | None) -> Any:
+    """The catalogue's entry; None without a cause, or for one that the catalogue lacks."""
+    if not (verdict and verdict.cause):
+        return None
+    from .diagnose import catalogue
+
+    try:
+        return catalogue.cause(verdict.cause)
+    except (KeyError, ValueError):
+        return None
+
+
+def _headline(verdict: Verdict | None, cause: Any) -> str:
+    if verdict is None:
+        return ""
+    if cause is not None:
+        return f"{cause.title.rstrip('.')}."
+    return {
+        "healthy": "No fault was found: the target held at every load that was tried.",
+        "inconclusive": "What was measured does not decide.",
+        "degraded": "Every request ended well, but faults are masked inside.",
+        "fault": "Requests fail.",
+    }[verdict.outcome]
+
+
+def _summary(sweep: Sweep) -> str:
+    """Alone and at its worst, in one sentence."""
+    levels = [level for level in sweep.levels if level.attempts]
+    if not levels:
+        return ""
+    first = min(levels, key=lambda level: level.concurrency)
+    worst = max(levels, key=lambda level: (level.failures / level.attempts, level.concurrency))
+    said = f"{show.count(first)} requests failed at {first.concurrency} at once"
+    if worst.concurrency == first.concurrency or not worst.failures:
+        return said + "."
+    return f"{said}, {show.count(worst)} at {worst.concurrency}."
+
+
+def _code(cause: Any) -> Iterator[tuple[str, str, str]]:
+    if cause is None:
+        return
+    for name, broken, fixed in (
+        ("Python", cause.broken, cause.fixed),
+        ("TypeScript", cause.typescript_broken, cause.typescript_fixed),
+    ):
+        if broken or fixed:
+            yield name, broken, fixed
+
+
+def _faults(outcomes: Sequence[Outcome]) -> list[tuple[int, str, str, str]]:
+    """Requests, class, layer and message of each distinct failure, the most frequent first."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for outcome in outcomes:
+        if outcome.fault:
+            fault = outcome.fault
+            seen[fault.kind, fault.layer, show.clean(fault.message)] += 1
+        elif outcome.foreign:
+            seen["foreign-canary", "application", "another request's data was seen in it"] += 1
+        elif outcome.overran:
+            seen["deadline", "platform", "it ended well, but later than the deadline allows"] += 1
+        elif not outcome.ok:
+            seen["unknown", "–", "it failed without an exception"] += 1
+    rows = [(number, *key) for key, number in sorted(seen.items(), key=lambda i: (-i[1], i[0]))]
+    if len(rows) > MOST_FAULTS:
+        rest = rows[MOST_FAULTS:]
+        rows = [
+            *rows[:MOST_FAULTS],
+            (sum(row[0] for row in rest), "others", "–", f"{len(rest)} more messages"),
+        ]
+    return rows
+
+
+def _script(record: Record) -> str:
+    path = record.reduction.script if record.reduction else ""
+    if not path:
+        return ""
+    for place in (Path(path), Path(record.directory) / path):
+        if place.is_file():
+            return redact(place.read_text(encoding="utf-8", errors="replace"))
+    return ""
+
+
+def _unknown(record: Record) -> list[str]:
+    """What the case does not tell, said plainly."""
+    verdict = record.verdict
+    lines = []
+    if verdict and verdict.note:
+        lines.append(verdict.note)
+    if verdict and verdict.cause and verdict.proof is None:
+        lines.append("Whether the failure goes with the cause: no intervention was possible.")
+    missing = {
+        "sweep": "How it behaves under load: no sweep was run.",
+        "ladder": "Which layers below the crew hold: the ladder was not climbed.",
+        "reduction": "The smallest crew that still fails: nothing was taken out.",
+        "audit": "The settings of the live objects: they were not read.",
+    }
+    healthy = verdict is not None and verdict.outcome == "healthy"
+    lines += [
+        line
+        for step, line in missing.items()
+        if getattr(record, step) is None and not (healthy and step == "reduction")
+    ]
+    trials = record.reduction.trials if record.reduction else ()
+    lines += [
+        f"Whether {trial.component} takes part: {show.count(trial)} failed without it, "
+        "which does not decide."
+        for trial in trials
+        if trial.decision == "undecided"
+    ]
+    if record.ladder:
+        lines += [
+            f"{rung.name}: skipped, {rung.detail}"
+            for rung in record.ladder.rungs
+            if rung.status == "skipped"
+        ]
+    orphans = sum(not span.request for span in record.spans)
+    if orphans:
+        lines.append(f"Which request {orphans} of {len(record.spans)} recorded calls belong to.")
+    if record.reduction and record.reduction.script and not record.reduction.script_checked:
+        lines.append("Whether the minimal script fails the same way: it was not run.")
+    return lines or ["Nothing that the steps of this case could have told."]
+
+
+def _when(outcomes: Sequence[Outcome]) -> str:
+    """First start to last end, UTC."""
+    if not outcomes:
+        return ""
+    utc = dt.UTC
+    start = dt.datetime.fromtimestamp(min(it.start for it in outcomes), utc)
+    end = dt.datetime.fromtimestamp(max(it.end for it in outcomes), utc)
+    until = f"{end:%H:%M:%S}" if start.date() == end.date() else f"{end:%Y-%m-%d %H:%M:%S}"
+    return f"measured {start:%Y-%m-%d %H:%M:%S} to {until} UTC"
+
+
+def _figures(record: Record) -> dict[str, Markup]:
+    """Inline SVG by name; only those there is data for."""
+    from . import plots
+
+    drawn = {}
+    sweep = _sweep(record)
+    if sweep.levels:
+        drawn["failures"] = plots.failures(sweep)
+    if record.ladder and record.ladder.rungs:
+        drawn["ladder"] = plots.ladder(record.ladder)
+    if record.outcomes:
+        drawn["timeline"] = plots.timeline(record.outcomes, record.spans)
+    inside = _telling(record)
+    if inside:
+        drawn["waterfall"] = plots.waterfall(inside)
+    return {name: Markup(plots.svg(figure, name)) for name, figure in drawn.items()}
+
+
+def _telling(record: Record) -> list[Span]:
+    """The spans of the failed request that recorded the most."""
+    failed = {outcome.request for outcome in record.outcomes if outcome.failed}
+    inside: dict[str, list[Span]] = {}
+    for span in record.spans:
+        if span.request in failed:
+            inside.setdefault(span.request, []).append(span)
+    return max(inside.values(), key=len, default=[])
+
+
+# Forms of text --------------------------------------------------------------------
+
+
+def _cell(value: str | tuple[str, ...]) -> str:
+    """Text for a Markdown table or line: one line, and no markup but its own words."""
+    markup = r"[\\`*\[\]<>|#~]|(?<!\w)_|_(?!\w)"
+    shown = (re.sub(markup, r"\\\g<0>", line) for line in show.lines(value))
+    return "<br>".join(shown)
+
+
+def _fence(text: str, language: str) -> str:
+    """Code as a Markdown fence; text that has fences already is left as it is."""
+    if text.lstrip().startswith("```"):
+        return text.strip()
+    longest = max((len(ticks) for ticks in re.findall(r"`{3,}", text)), default=2)
+    ticks = "`" * (longest + 1)
+    return f"{ticks}{language.lower()}\n{text.rstrip()}\n{ticks}"
+
+
+def _prose(text: str) -> Markup:
+    """The catalogue's Markdown as HTML; raw HTML in it is text."""
+    renderer = MarkdownIt("commonmark", {"html": False, "highlight": _highlight}).enable("table")
+    return Markup(renderer.render(redact(text or "")))
+
+
+def _highlight(code: str, language: str, _: str) -> str:
+    """Spans with classes ``hl-…``; the empty string lets the renderer escape the code itself."""
+    from pygments import highlight  # type: ignore[import-untyped]
+    from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
+    from pygments.lexers import get_lexer_by_name  # type: ignore[import-untyped]
+    from pygments.util import ClassNotFound  # type: ignore[import-untyped]
+
+    try:
+        lexer = get_lexer_by_name(language)
+    except ClassNotFound:
+        return ""
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True, classprefix="hl-")))

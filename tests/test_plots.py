@@ -1,0 +1,160 @@
+"""The figures: drawn from data, without pyplot, and true to it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+import samples
+from matplotlib.figure import Figure
+
+from playbook import plots
+from playbook.model import Ladder, Level, Sweep
+
+FIGURES = {
+    "failures": lambda: plots.failures(samples.SWEEP, deadline=5.0),
+    "live": lambda: plots.failures(samples.SWEEP, running=100),
+    "timeline": lambda: plots.timeline(samples.OUTCOMES, samples.SPANS),
+    "ladder": lambda: plots.ladder(samples.LADDER),
+    "waterfall": lambda: plots.waterfall(samples.spans_of(samples.OUTCOMES[0])),
+    "no failures": lambda: plots.failures(Sweep()),
+    "no timeline": lambda: plots.timeline(()),
+    "no ladder": lambda: plots.ladder(Ladder()),
+    "no waterfall": lambda: plots.waterfall(()),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_shows_itself(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert repr(figure).startswith("<Picture: ")
+
+
+def words(figure: Figure) -> list[str]:
+    """Title and labels of each axes."""
+    return [
+        words
+        for axes in figure.axes
+        for words in (axes.get_title(loc="left"), *(text.get_text() for text in axes.texts))
+    ]
+
+
+def markers(axes) -> list[tuple[str, float]]:
+    """Shape and height of the single points."""
+    return [
+        (line.get_marker(), float(line.get_ydata()[0]))
+        for line in axes.lines
+        if len(line.get_xdata()) == 1
+    ]
+
+
+def test_failures_are_marked_by_shape_at_their_share():
+    left, right = plots.failures(samples.SWEEP).axes
+    assert markers(left) == [("o", 0.0), ("X", 32.5), ("X", 71.0), ("X", 88.0)]
+    bars = [list(line.get_ydata()) for line in left.lines if len(line.get_xdata()) == 2]
+    assert bars[1] == pytest.approx([20.1, 48.0])  # the Wilson interval of the level
+    assert [list(line.get_ydata()) for line in right.lines] == [
+        [0.58, 1.24, 4.1, 7.9],
+        [0.41, 0.66, 1.9, 3.6],
+    ]
+
+
+def test_a_level_to_come_keeps_its_place():
+    planned = Level(100, 0, 0, 0.0, 1.0, 0.0, 0.0, 0.0, 0)
+    left, _ = plots.failures(Sweep((samples.SWEEP.levels[0], planned)), running=1).axes
+    assert [label.get_text() for label in left.get_xticklabels()] == ["1", "100"]
+    assert len(markers(left)) == 1
+    assert "0 of 20 …" in words(plots.failures(Sweep(samples.SWEEP.levels[:1]), running=1))
+
+
+def test_timeline_crosses_out_each_failure():
+    figure = plots.timeline(samples.OUTCOMES, samples.SPANS)
+    failed = [outcome for outcome in samples.OUTCOMES if outcome.failed]
+    (axes,) = figure.axes
+    crosses = axes.lines[-1]
+    assert crosses.get_marker() == "X"
+    assert len(crosses.get_xdata()) == len(failed) > 3
+    assert words(figure)[0] == f"40 requests, {len(failed)} failed"
+
+
+def test_timeline_shows_the_stretch_that_fails():
+    well = tuple(replace(it, ok=True, fault=None, foreign=()) for it in samples.requests(400))
+    bad = tuple(replace(it, ok=False) for it in well[260:300])
+    figure = plots.timeline(well[:260] + bad + well[300:])
+    assert words(figure)[0] == "The 120 of 400 requests among which most failed: 40"
+
+
+def test_ladder_marks_the_rung_that_fails():
+    figure = plots.ladder(samples.LADDER)
+    (axes,) = figure.axes
+    assert [shape for shape, _ in markers(axes)] == ["o", "o", "_", "o", "o", "D", "o", "X"]
+    assert words(figure)[0] == "Fails first at: one agent one task"
+
+
+def test_waterfall_nests_spans_as_they_were_called():
+    spans = samples.spans_of(samples.OUTCOMES[0])
+    (axes,) = plots.waterfall(spans[::-1]).axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert [label.strip() for label in labels] == [span.name for span in spans]
+    depth = [(len(label) - len(label.lstrip())) // 3 for label in labels]
+    assert depth == [0, 1, 1, 2, 3, 4, 5, 4, 4, 4, 5]
+
+
+def test_waterfall_survives_a_captured_trace_gone_wrong():
+    one, two = samples.spans_of(samples.OUTCOMES[0])[:2]
+    circle = [replace(one, parent=two.id), replace(two, parent=one.id)]
+    plots.png(plots.waterfall(circle))  # no span stands at the top
+    plots.png(plots.waterfall([replace(one, parent=one.id), one, replace(two, parent="gone")]))
+    plots.png(plots.waterfall([replace(one, name=f"call {i}", id=str(i)) for i in range(300)]))
+
+
+@pytest.mark.parametrize("evil", ["$\\frac{$", "a" * 5000, "</text><script>", "\x1b[31m\x00\ud800"])
+def test_a_targets_names_are_only_text(evil):
+    rung = replace(samples.LADDER.rungs[-1], name=evil)
+    spans = [replace(span, name=evil) for span in samples.spans_of(samples.OUTCOMES[5])]
+    for name, figure in (
+        ("ladder", plots.ladder(Ladder((rung, replace(rung, status="skipped", detail=evil))))),
+        ("waterfall", plots.waterfall(spans)),
+    ):
+        assert plots.png(figure)
+        ElementTree.fromstring(plots.svg(figure, name))
+        assert "<script>" not in plots.svg(figure, name)
+
+
+def test_svg_follows_the_page_and_stays_the_same():
+    first = plots.svg(plots.failures(samples.SWEEP), "failures")
+    assert first == plots.svg(plots.failures(samples.SWEEP), "failures")
+    assert "var(--bad, #d55e00)" in first
+    assert "#1f2328" not in first.replace("var(--ink, #1f2328)", "")  # every colour has a name
+    assert ">13 of 40</text>" in first  # text, not paths
+    root = ElementTree.fromstring(first)
+    assert "88 of 100 failed" in root.attrib["aria-label"]
+    ids = {node.attrib["id"] for node in root.iter() if "id" in node.attrib}
+    assert ids
+    assert all(name.startswith("failures-") for name in ids)
+    used = {
+        value.split("#")[1].rstrip(")")
+        for node in root.iter()
+        for key, value in node.attrib.items()
+        if "#" in value and (key.endswith("href") or value.startswith("url("))
+    }
+    assert used <= ids
+
+
+def test_pyplot_stays_out():
+    code = "import sys, playbook.plots; print('matplotlib.pyplot' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_show_needs_no_matplotlib():
+    code = (
+        "import sys, playbook.show; print('matplotlib' in sys.modules or 'pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
