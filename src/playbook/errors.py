@@ -395,7 +395,8 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         ("storage-error", r"unable to open database file|\btask outputs: "),
         (
             "timeout",
-            r"\btim(?:ed|e)[ -]?out\b|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout",
+            r"\btimed[ -]out\b|\brequest time-?out\b|\btime-?out (?:of|after|exceeded|expired)"
+            r"|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout",
         ),
         (
             "connection-error",
@@ -444,34 +445,36 @@ _MAX_MESSAGE = 2000
 # --- redaction --------------------------------------------------------------------------------
 
 _GONE = "[redacted]"
-_HINTS = (
-    "sk-", "aiza", "gsk_", "xai-", "hf_", "ghp_", "github_pat_", "pcsk_", "akia", "xox", "eyj",
-    "bearer", "basic", "key", "token", "secret", "passw", "pwd", "authorization", "cookie",
-    "@", "sig",
-)  # fmt: skip
-_SECRETS = re.compile(
-    r"""
-    (?P<bare>\b(?:sk-[\w*-]{6,}|AIza[\w-]{16,}|gsk_\w{16,}|xai-[\w-]{16,}|hf_\w{16,}|ghp_\w{16,}
-        |github_pat_\w{16,}|pcsk_\w{16,}|AKIA[0-9A-Z]{12,}|xox[a-z]-[\w-]{8,}
-        |eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?))
-    | (?<=://)(?P<login>[^/\s:@\[\]'"]*:[^/\s'"]+)(?=@)
-    | (?P<header>\b(?:proxy-)?authorization|\bx-api-key|\bx-goog-api-key|\b(?:set-)?cookies?
-        |\bocp-apim-subscription-key|\bx-amz-security-token)
-      (?P<header_sep>\\*["']?\s*[:=,]\s*(?-i:b(?=\\*["']))?)
-      (?:(?P<header_quote>\\*["'])(?P<header_quoted>(?:(?!(?P=header_quote)).)+)
-        |(?<=[:=\s])(?P<header_value>(?:(?:bearer|basic|digest|token)\s+)?[^\s"',;]+
-          (?:;\s*[\w.-]+=[^\s"',;]*)*))
-    | (?P<scheme>\b(?:bearer|basic))\s+(?P<credential>(?=\S*\d|\S*=|\S{20})[\w.~+/=-]{8,})
-    | (?P<name>(?:api[_-]?key|(?:access|auth|refresh|id|session|bot|security)[_-]?token
-        |(?:client|secret|private|signing|access|account)[_-]?(?:secret|key)|passw(?:or)?d|pwd|secret
-        |_key|_token|_secret))
-      (?P<sep>\\*["']?\s*[:=]\s*(?-i:b(?=\\*["']))?)
-      (?:(?P<quote>\\*["'])(?P<quoted>(?:(?!(?P=quote)).)+)|(?P<value>[^\s"'&,;(){}\[\]<>\\]+))
-    | (?P<query>(?<=[?&])(?:key|token|sig|signature|code|auth)=)(?P<query_value>[^&\s"'\[\]]+)
-    """,
+# Each pattern is tried only where one of its hints occurs, and starts with few characters, so
+# that a long prompt costs tens of microseconds a kilobyte.
+_BARE = re.compile(
+    r"\b[sAgxhpe](?:(?<=s)k-[\w*-]{6,}|(?<=A)(?:Iza[\w-]{16,}|KIA[0-9A-Z]{12,})"
+    r"|(?<=g)(?:sk_\w{16,}|hp_\w{16,}|ithub_pat_\w{16,})|(?<=x)(?:ai-[\w-]{16,}|ox[a-z]-[\w-]{8,})"
+    r"|(?<=h)f_\w{16,}|(?<=p)csk_\w{16,}|(?<=e)yJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?)"
+)
+_LOGIN = re.compile(r"""(?<=://)[^/\s:@\[\]'"]*:[^/\s'"]+(?=@)""")
+_SCHEME = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=]|\S{20})[\w.~+/=-]{8,}", re.IGNORECASE)
+_QUERY = re.compile(r"""([?&](?:key|token|sig|signature|auth)=)[^&\s"'\[\]]+""", re.IGNORECASE)
+_HEADER = re.compile(
+    r"""(\b(?:(?:proxy-)?authorization|x-api-key|x-goog-api-key|(?:set-)?cookies?
+        |ocp-apim-subscription-key|x-amz-security-token))
+    (?:(\\*["']\s*[:=,]\s*\[?b?(\\*["'])|\s*[:=]\s*(["']))((?:(?!\3|\4).)+)
+       |(\\*["']?\s*[:=]\s*)((?:(?:bearer|basic|digest|token)\s+)?[^\s"',;]+
+          (?:;\s*[\w.-]+=[^\s"',;]*)*))""",
     re.VERBOSE | re.IGNORECASE,
 )
-_NOT_SECRET = frozenset({"none", "null", "true", "false", "undefined", "str", "string", "..."})
+_NAME = re.compile(
+    r"""[kKtTsSpP](?:
+        (?<=k)ey(?:(?<=api.key)|(?<=apikey)|(?<=(?:secret|access|client)[_-]key)
+            |(?<=(?:private|signing|account)[_-]key)|(?-i:(?<=_KEY)))
+        |(?<=t)oken(?:(?<=(?:access|bearer)[_-]token)|(?<=auth[_-]token)|(?<=id[_-]token)
+            |(?<=bot[_-]token)|(?<=(?:session|refresh)[_-]token)|(?-i:(?<=_TOKEN)))
+        |(?<=s)ecret|(?<=p)assw(?:or)?d|(?<=p)wd)
+    \\*["']?\s*[:=]\s*b?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_VALUE = re.compile(r"""(\\*["'])(?P<quoted>(?:(?!\1).)+)|[^\s"'&,;(){}\[\]<>\\]+""")
+_NOT_SECRET = _words("none null true false undefined str string ...")
 
 
 def redact(text: str) -> str:
@@ -480,27 +483,42 @@ def redact(text: str) -> str:
     Everything that is written anywhere goes through this; doing it twice changes nothing.
     """
     low = text.lower()
-    if not any(hint in low for hint in _HINTS):
-        return text
-    return _SECRETS.sub(_blank, text)
+
+    def hinted(*hints: str) -> bool:
+        return any(hint in low for hint in hints)
+
+    if hinted("@"):
+        text = _LOGIN.sub(_GONE, text)
+    if hinted("sk-", "aiza", "akia", "sk_", "ghp_", "_pat_", "xai-", "xox", "hf_", "eyj"):
+        text = _BARE.sub(_GONE, text)
+    if hinted("authorization", "cookie", "x-api-key", "x-goog-", "ocp-apim", "x-amz-"):
+        text = _HEADER.sub(_blank_header, text)
+    if hinted("bearer", "basic"):
+        text = _SCHEME.sub(rf"\1 {_GONE}", text)
+    if hinted("key", "token", "secret", "passw", "pwd", "sig=", "auth="):
+        text = _QUERY.sub(rf"\1{_GONE}", text)
+        text = _blank_names(text)
+    return text
 
 
-def _blank(match: re.Match[str]) -> str:
-    part = match.groupdict()
-    if part["scheme"] or part["query"]:
-        return f"{part['scheme'] + ' ' if part['scheme'] else part['query']}{_GONE}"
-    if part["header"]:
-        # "cookie, please" is prose: a comma separates only between quotes, as in a header list.
-        prose = "," in part["header_sep"] and not part["header_quote"]
-        kept = f"{part['header']}{part['header_sep']}{part['header_quote'] or ''}"
-        return match[0] if prose else kept + _GONE
-    if part["name"]:
-        value, quote = part["quoted"] or part["value"], part["quote"] or ""
-        prose = not quote and ":" in part["sep"] and not _looks_secret(value)
-        if prose or value.lower() in _NOT_SECRET:
-            return match[0]
-        return f"{part['name']}{part['sep']}{quote}{_GONE}"
-    return _GONE
+def _blank_header(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2] or match[6]}{_GONE}"
+
+
+def _blank_names(text: str) -> str:
+    """``api_key=…`` and the like; a name that is only talked about keeps what follows it."""
+    pieces, at = [], 0
+    for name in _NAME.finditer(text):
+        value = _VALUE.match(text, name.end())
+        if value is None or name.start() < at:
+            continue
+        start, end = value.span("quoted") if value["quoted"] else value.span()
+        said = text[start:end]
+        prose = not value["quoted"] and ":" in name[0] and not _looks_secret(said)
+        if not prose and said.lower() not in _NOT_SECRET:
+            pieces += [text[at:start], _GONE]
+            at = end
+    return "".join([*pieces, text[at:]]) if pieces else text
 
 
 def _looks_secret(value: str) -> bool:
@@ -759,7 +777,7 @@ def _asked_to_wait(text: str) -> float | None:
         return None
     minutes, amount, unit, delay = found.groups()
     try:
-        seconds = float(delay or amount or 0) * (0.001 if (unit or "").lower() == "ms" else 1)
+        seconds = float(delay or amount or 0) / (1000 if (unit or "").lower() == "ms" else 1)
     except ValueError:
         return None
     return seconds + 60 * int(minutes or 0)
@@ -809,7 +827,12 @@ def parse(text: str) -> tuple[Link, ...]:
 
 def _tracebacks(text: str) -> Iterator[Link]:
     if "Exception Group Traceback" in text:
-        text = _GROUP_MARK.sub("", text)
+        # Members are printed in boxes, often without a traceback of their own.
+        for line in _GROUP_MARK.sub("", text).splitlines():
+            found = _EXCEPTION_LINE.match(line)
+            if found and (_TYPED.match(line) or found[1].endswith("Group")):
+                yield _told(found[1], found[2] or "")
+        return
     # Printed innermost first, so reading the blocks backwards is outermost first.
     for block in reversed(text.split(_HEAD)[1:]):
         lines = _CHAINED.split(block)[0].splitlines()
