@@ -1,0 +1,19 @@
+"""Contract review: what a clause means, and a fairer wording."""
+
+from pathlib import Path
+
+import yaml
+from crewai import LLM, Agent, Crew, Task
+
+CONFIG = Path(__file__).parent / "config"
+AGENTS = yaml.safe_load((CONFIG / "agents.yaml").read_text())
+TASKS = yaml.safe_load((CONFIG / "tasks.yaml").read_text())
+
+llm = LLM(model="gpt-4o-mini", timeout=1.0, max_retries=0)
+
+
+def build_crew(inputs: dict) -> Crew:
+    reviewer = Agent(config=AGENTS["reviewer"], llm=llm, max_retry_limit=0)
+    review = Task(config=TASKS["review"], agent=reviewer)
+    amend = Task(config=TASKS["amend"], agent=reviewer, context=[review])
+    return Crew(agents=[reviewer], tasks=[review, amend])
