@@ -474,6 +474,10 @@ _KINDS: dict[type, _Kind] = {
 }
 
 
+TYPES = tuple(_KINDS)
+"""What there is a sheet of."""
+
+
 def _kind(obj: object) -> _Kind:
     try:
         return _KINDS[type(obj)]
@@ -486,6 +490,8 @@ def _kind(obj: object) -> _Kind:
 
 def sheet(obj: object) -> Sheet:
     """What there is to show of a step's result; the text, HTML and report are drawn from it."""
+    if isinstance(obj, Sheet):
+        return obj
     return _kind(obj).draw(obj)
 
 
