@@ -13,6 +13,8 @@ from statistics import NormalDist
 
 from .plan import BadBody, Error, Hang, Plan, RateLimit, Reset, Rule, Slow
 
+Ending = Error | RateLimit | Hang | Reset | BadBody
+
 _NORMAL = NormalDist()
 _MASK = (1 << 64) - 1
 
@@ -46,7 +48,7 @@ class Decision:
 
     delay: float
     """Seconds before anything is sent."""
-    rule: Error | RateLimit | Hang | Reset | BadBody | None
+    rule: Ending | None
     """The fault that ends the call; None lets it succeed."""
     fault: str | None
     """Name of the fault for the log; a call that is only slow has one too."""
@@ -94,7 +96,7 @@ class Engine:
             delay = self._latency(in_flight)
         if not states:
             return Decision(delay, None, None, None, ())
-        ends: Error | RateLimit | Hang | Reset | BadBody | None = None
+        ends: Ending | None = None
         fault: str | None = None
         limited: Limited | None = None
         extra = 0.0
@@ -104,29 +106,32 @@ class Engine:
             rule = state.rule
             if ends is not None or not self._hits(state, now):
                 continue
-            if isinstance(rule, RateLimit):
-                limited = self._limit(state, now)
-                if limited:
-                    ends, fault = rule, rule.fault
-            elif isinstance(rule, Slow):
+            if isinstance(rule, Slow):
                 extra += self._seconds(rule, state)
                 fault = fault or rule.fault
+            elif isinstance(rule, RateLimit):
+                limited = self._limit(state, now)
+                ends = rule if limited else None
             else:
-                ends, fault = rule, rule.fault
-        if isinstance(ends, Error):
-            delay = ends.after
-        elif isinstance(ends, RateLimit | Reset):
-            delay = 0.0
-        if not isinstance(ends, RateLimit):
-            for state in states:
-                if isinstance(state.rule, RateLimit):
-                    state.admitted += 1
-                    state.recent.append(now)
+                ends = rule
+        if ends is not None:
+            fault = ends.fault
+        if isinstance(ends, Error | RateLimit | Reset):
+            # These come instead of the work, so they do not take its time.
+            delay = ends.after if isinstance(ends, Error) else 0.0
+        if limited is None:
+            self._admit(states, now)
         return Decision(delay + extra, ends, fault, limited, tuple(states))
+
+    def _admit(self, states: list[_State], now: float) -> None:
+        for state in states:
+            if isinstance(state.rule, RateLimit):
+                state.admitted += 1
+                state.recent.append(now)
 
     def end(self, decision: Decision) -> None:
         """The call is over, however it ended."""
-        turned_away = isinstance(decision.rule, RateLimit)
+        turned_away = decision.limited is not None
         for state in decision.open:
             state.in_flight -= 1
             if not turned_away and isinstance(state.rule, RateLimit):

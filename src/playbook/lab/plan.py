@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PLANS = Path(__file__).parent / "plans"
 
@@ -28,7 +28,15 @@ Where = Literal[
     "*",
 ]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
-Range = tuple[Seconds, Seconds]
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("a range is [low, high]")
+    return pair
+
+
+Range = Annotated[tuple[Seconds, Seconds], AfterValidator(_rising)]
 
 
 class _Loader(yaml.SafeLoader):
@@ -226,14 +234,32 @@ def _says(error: Any) -> str:
     """Pydantic's message, with the near miss where a key or a name is unknown."""
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        known = {name for model in (Plan, Latency, *_RULES) for name in model.model_fields}
+        known = {key for model in _MODELS for key in model.model_fields}
         close = difflib.get_close_matches(str(error["loc"][-1]), known, 1)
         return "unknown key" + (f", did you mean {close[0]}?" if close else "")
+    if error["type"] == "union_tag_not_found":
+        return f"which fault? one of {', '.join(_KINDS)}"
+    if error["type"] == "union_tag_invalid":
+        tag = str(error["ctx"]["tag"])
+        close = difflib.get_close_matches(tag, _KINDS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"one of {', '.join(_KINDS)}"
+        return f"unknown fault {tag!r}, {hint}"
     got = error.get("input")
     return f"{message}, got {got!r}" if isinstance(got, str | int | float) else message
 
 
-_RULES: tuple[type[BaseModel], ...] = (Error, RateLimit, Hang, Reset, Slow, BadBody)
+_MODELS: tuple[type[BaseModel], ...] = (
+    Plan,
+    Latency,
+    Lognormal,
+    Error,
+    RateLimit,
+    Hang,
+    Reset,
+    Slow,
+    BadBody,
+)
+_KINDS = ("error", "rate_limit", "hang", "reset", "slow", "bad_body")
 
 
 def _place(

@@ -67,26 +67,23 @@ def say(body: dict[str, Any], seed: int = 0) -> Said:
             return Said(tool=chosen, arguments=json.dumps(value))
     if schema is not None:
         return Said(json.dumps(fill(schema, turn.task)))
-    if not tools and messages:
-        system = _text(messages[0])
-        react = next((t for t in (system, turn.task) if "Action Input:" in t), "")
-        if react:
-            said = _react(react, turn)
-            if said:
-                return Said(said)
-        answer = _answer(turn, seed)
-        wanted = _schema_in_text(system, turn.task)
-        if wanted is not None:
-            answer = json.dumps(fill(wanted, turn.task))
-        if react or "Final Answer:" in system or "Final Answer:" in turn.task:
-            return Said(f"Thought: I now can give a great answer\nFinal Answer: {answer}")
-        return Said(answer)
-    return Said(_answer(turn, seed))
+    system = _text(messages[0]) if messages else ""
+    react = ""
+    if not tools:
+        react = next((text for text in (system, turn.task) if "Action Input:" in text), "")
+        step = react and _react(react, turn)
+        if step:
+            return Said(step)
+    wanted = _schema_in_text(system, turn.task)
+    answer = _answer(turn, seed) if wanted is None else json.dumps(fill(wanted, turn.task))
+    if react or "Final Answer:" in system or "Final Answer:" in turn.task:
+        answer = f"Thought: I now can give a great answer\nFinal Answer: {answer}"
+    return Said(answer)
 
 
 def fill(schema: dict[str, Any], prompt: str, hint: str = "") -> Any:
     """The smallest value that satisfies a JSON schema, with words of the prompt in it."""
-    return _fill(schema, schema, "", prompt, hint, 0)
+    return _Filler(schema, prompt, hint).value(schema, "", 0)
 
 
 def _turn(messages: list[Any]) -> _Turn:
@@ -109,7 +106,8 @@ def _turn(messages: list[Any]) -> _Turn:
         return _Turn("", [], [])
     task = _text(messages[start])
     done: list[str] = []
-    seen = dict.fromkeys(canary.PATTERN.findall(task))
+    # What was remembered belongs to other requests; a model does not quote it.
+    seen = dict.fromkeys(canary.PATTERN.findall(task.split(_MEMORIES)[0]))
     for message in messages[start + 1 :]:
         role = message.get("role")
         if role == "assistant":
@@ -217,56 +215,58 @@ def _hint(tool: dict[str, Any]) -> str:
     return str(tool.get("description") or "")
 
 
-def _fill(  # noqa: PLR0911, PLR0912 - one branch a JSON type
-    schema: Any, root: dict[str, Any], name: str, prompt: str, hint: str, depth: int
-) -> Any:
-    if not isinstance(schema, dict) or depth > 8:
-        return None
-    if "$ref" in schema:
-        found: Any = root
-        for part in str(schema["$ref"]).removeprefix("#/").split("/"):
+@dataclass(frozen=True, slots=True)
+class _Filler:
+    """What stays the same while one value is built."""
+
+    root: dict[str, Any]
+    prompt: str
+    hint: str
+    """The tool's description, which lists the coworkers that can be asked."""
+
+    def value(  # noqa: PLR0911 - one branch a JSON type
+        self, schema: Any, name: str, depth: int
+    ) -> Any:
+        if not isinstance(schema, dict) or depth > 8:
+            return None
+        if "$ref" in schema:
+            return self.value(self._referred(str(schema["$ref"])), name, depth + 1)
+        if "const" in schema:
+            return schema["const"]
+        if schema.get("enum"):
+            return schema["enum"][0]
+        choices = schema.get("anyOf") or schema.get("oneOf")
+        if choices:
+            optional = any(choice.get("type") == "null" for choice in choices)
+            return None if optional else self.value(choices[0], name, depth + 1)
+        if schema.get("allOf"):
+            merged = {key: item for part in schema["allOf"] for key, item in part.items()}
+            return self.value(merged, name, depth + 1)
+        return self._typed(schema, name, depth)
+
+    def _typed(self, schema: dict[str, Any], name: str, depth: int) -> Any:
+        kind = schema.get("type")
+        if isinstance(kind, list):
+            kind = "null" if "null" in kind else kind[0]
+        if kind == "object" or "properties" in schema:
+            properties = schema.get("properties") or {}
+            required = schema.get("required") or list(properties)
+            return {key: self.value(properties.get(key, {}), key, depth + 1) for key in required}
+        if kind == "array":
+            count = max(1, int(schema.get("minItems") or 1)) if depth <= 6 else 0
+            items = schema.get("items") or {"type": "string"}
+            return [self.value(items, name, depth + 1) for _ in range(count)]
+        if kind in ("integer", "number"):
+            return _number(schema, name, self.prompt, whole=kind == "integer")
+        if kind == "boolean":
+            return bool(schema.get("default", True))
+        return None if kind == "null" else _string(schema, name, self.prompt, self.hint)
+
+    def _referred(self, reference: str) -> Any:
+        found: Any = self.root
+        for part in reference.removeprefix("#/").split("/"):
             found = found.get(part, {}) if isinstance(found, dict) else {}
-        return _fill(found, root, name, prompt, hint, depth + 1)
-    if "const" in schema:
-        return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf"):
-        if schema.get(union):
-            choices = schema[union]
-            if any(choice.get("type") == "null" for choice in choices):
-                return None
-            return _fill(choices[0], root, name, prompt, hint, depth + 1)
-    if schema.get("allOf"):
-        merged: dict[str, Any] = {}
-        for part in schema["allOf"]:
-            merged |= part
-        return _fill(merged, root, name, prompt, hint, depth + 1)
-    kind = schema.get("type")
-    if isinstance(kind, list):
-        kind = "null" if "null" in kind else kind[0]
-    if kind == "object" or "properties" in schema:
-        properties = schema.get("properties") or {}
-        required = schema.get("required") or list(properties)
-        return {
-            key: _fill(properties.get(key, {}), root, key, prompt, hint, depth + 1)
-            for key in required
-        }
-    if kind == "array":
-        if depth > 6:
-            return []
-        count = max(1, int(schema.get("minItems") or 1))
-        items = schema.get("items") or {"type": "string"}
-        return [_fill(items, root, name, prompt, hint, depth + 1) for _ in range(count)]
-    if kind == "integer":
-        return _number(schema, name, prompt, whole=True)
-    if kind == "number":
-        return _number(schema, name, prompt, whole=False)
-    if kind == "boolean":
-        return bool(schema.get("default", True))
-    if kind == "null":
-        return None
-    return _string(schema, name, prompt, hint)
+        return found
 
 
 def _number(schema: dict[str, Any], name: str, prompt: str, *, whole: bool) -> float:
@@ -297,6 +297,8 @@ def _string(schema: dict[str, Any], name: str, prompt: str, hint: str) -> str:
     example = re.search(r"e\.g\. (/[\w/]+)", description)
     if example:
         return example.group(1)
+    if name == "memories":
+        return _memory(prompt)
     own = canary.PATTERN.search(prompt)
     if own:
         return own.group()
@@ -305,6 +307,12 @@ def _string(schema: dict[str, Any], name: str, prompt: str, hint: str) -> str:
     most = schema.get("maxLength")
     value = value.ljust(least, ".")
     return value[: int(most)] if most else value
+
+
+def _memory(content: str) -> str:
+    """What is worth remembering, without what identifies the request it came from."""
+    result = (content.rpartition("Result:")[2] or content).strip().partition("\n\n")[0]
+    return canary.PATTERN.sub("", result).replace(" (ref )", "")[:160] or "It was handled."
 
 
 def _fitting(name: str, prompt: str) -> str:

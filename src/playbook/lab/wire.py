@@ -84,7 +84,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
             self.transport.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's
         self._closing = True
         self._queue.clear()
         gone, self.gone = self.gone, None
