@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 from playbook.model import (
     Audit,
@@ -44,7 +45,7 @@ SWEEP = Sweep(
             1.24,
             13.2,
             10,
-            faults={"executor-busy": 8, "foreign-canary": 5},
+            faults={"executor-busy": 8, "crossed": 5},
             masked=2,
             cpu=0.44,
             stall_s=0.04,
@@ -59,7 +60,7 @@ SWEEP = Sweep(
             4.1,
             21.7,
             48,
-            faults={"executor-busy": 52, "foreign-canary": 19},
+            faults={"executor-busy": 52, "crossed": 19},
             masked=6,
             cpu=0.91,
             stall_s=0.12,
@@ -74,7 +75,7 @@ SWEEP = Sweep(
             7.9,
             22.4,
             95,
-            faults={"executor-busy": 71, "foreign-canary": 16, "read-timeout": 1},
+            faults={"executor-busy": 71, "crossed": 16, "read-timeout": 1},
             masked=4,
             cpu=0.97,
             stall_s=0.61,
@@ -284,3 +285,19 @@ RECORD = Record(
     outcomes=OUTCOMES,
     spans=SPANS,
 )
+
+CAUSE = SimpleNamespace(
+    id="shared-mutable-state",
+    layer="application",
+    title="Requests share objects that they change",
+    intervention="fresh instances per request",
+    fix="Build the crew **inside the request**; pass data through `inputs`.",
+    looks="Wrong answers and intermittent 500s, only when requests overlap.",
+    proven="Fresh instances per request: the failure goes.",
+    advice="Until then serve one request at a time per process.",
+    broken="CREW = build_crew()\n\n\ndef handle(data):\n    return CREW.kickoff(data)\n",
+    fixed="def handle(data):\n    return build_crew().kickoff(data)\n",
+    typescript_broken="const crew = buildCrew();\n",
+    typescript_fixed="const handler = () => buildCrew().run();\n",
+)
+"""An entry as `playbook.diagnose.catalogue` gives it."""

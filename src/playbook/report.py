@@ -21,6 +21,7 @@ from markupsafe import Markup
 from . import show
 from .errors import redact
 from .model import Outcome, Record, Span, Sweep, Verdict
+from .sweep import name
 
 __all__ = ["html", "markdown", "write"]
 
@@ -154,27 +155,26 @@ def _summary(sweep: Sweep) -> str:
 def _code(cause: Any) -> Iterator[tuple[str, str, str]]:
     if cause is None:
         return
-    for name, broken, fixed in (
+    for language, broken, fixed in (
         ("Python", cause.broken, cause.fixed),
         ("TypeScript", cause.typescript_broken, cause.typescript_fixed),
     ):
         if broken or fixed:
-            yield name, broken, fixed
+            yield language, broken, fixed
 
 
 def _faults(outcomes: Sequence[Outcome]) -> list[tuple[int, str, str, str]]:
     """Requests, class, layer and message of each distinct failure, the most frequent first."""
     seen: Counter[tuple[str, str, str]] = Counter()
     for outcome in outcomes:
-        if outcome.fault:
-            fault = outcome.fault
-            seen[fault.kind, fault.layer, show.clean(fault.message)] += 1
-        elif outcome.foreign:
-            seen["foreign-canary", "application", "another request's data was seen in it"] += 1
-        elif outcome.overran:
-            seen["deadline", "platform", "it ended well, but later than the deadline allows"] += 1
-        elif not outcome.ok:
-            seen["unknown", "–", "it failed without an exception"] += 1
+        if outcome.foreign:
+            where, words = "application", "another request's data was seen in it"
+        elif outcome.fault is not None:
+            where, words = outcome.fault.layer, show.clean(outcome.fault.message)
+        else:
+            where, words = "platform", "it ended well, but later than the deadline allows"
+        if outcome.failed:
+            seen[name(outcome), where, words] += 1
     rows = [(number, *key) for key, number in sorted(seen.items(), key=lambda i: (-i[1], i[0]))]
     if len(rows) > MOST_FAULTS:
         rest = rows[MOST_FAULTS:]
@@ -262,7 +262,7 @@ def _figures(record: Record) -> dict[str, Markup]:
     inside = _telling(record)
     if inside:
         drawn["waterfall"] = plots.waterfall(inside)
-    return {name: Markup(plots.svg(figure, name)) for name, figure in drawn.items()}
+    return {key: Markup(plots.svg(figure, key)) for key, figure in drawn.items()}
 
 
 def _telling(record: Record) -> list[Span]:
