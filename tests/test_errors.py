@@ -1,6 +1,6 @@
 """Every wording and every chain that has misled somebody, on real sockets where one can."""
 
-# ruff: noqa: E501, PT011, PT017 -- the wordings stand as software prints them; any exception will do
+# ruff: noqa: B904, E501, PT011, PT017 -- the wordings stand as software prints them; any exception will do
 
 from __future__ import annotations
 
