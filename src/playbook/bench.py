@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from . import local
 from .inject import Plan
 from .model import Cost, Outcome, Progress
 from .runner import Nursery, Run, Worker
@@ -38,10 +39,8 @@ class Stopped(Exception):
     """Somebody asked to stop; what was measured so far stands."""
 
 
-class Keeper(Protocol):
-    """Where evidence is kept as it arrives (a case)."""
-
-    def keep(self, kind: str, item: Any) -> None: ...
+Keep = Callable[[int, str, dict[str, Any]], None]
+"""`keep(run, step, message)` stores one piece of evidence as it arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +70,19 @@ class Bench:
         spec: Spec,
         settings: Settings,
         directory: Path,
-        keeper: Keeper,
+        keep: Keep,
         *,
+        live: Any = None,
         confirm: Callable[[str], bool] = lambda _: False,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.spec = spec
         self.settings = settings
-        self.keeper = keeper
+        self.keep = keep
         self.confirm = confirm
         self.on_progress = on_progress
         self.requests = 0
+        self.runs = 0
         self.provider_calls = 0
         self.tokens = 0
         self.components: list[str] = []
@@ -98,13 +99,17 @@ class Bench:
         self._p50 = 0.0
         self._turn = 0
         self._workers: set[Worker] = set()
-        self._nursery = Nursery(
-            spec,
-            directory / "storage",
-            directory / "target.log",
-            python=settings.python,
-            env=settings.env,
-        )
+        self._nursery: Nursery | local.Nursery
+        if live is not None:
+            self._nursery = local.Nursery(live, spec.text)
+        else:
+            self._nursery = Nursery(
+                spec,
+                directory / "storage",
+                directory / "target.log",
+                python=settings.python,
+                env=settings.env,
+            )
 
     # --- control ---------------------------------------------------------------------------
 
@@ -141,7 +146,7 @@ class Bench:
         """A fresh start of the target; raises TargetError if it cannot be loaded."""
         if self.stopped:
             raise Stopped
-        worker = self._nursery.worker(**self.settings.env)
+        worker = self._nursery.worker()
         self._workers.add(worker)
         self.kind, self.is_async = worker.kind, worker.is_async
         self.versions = worker.versions
@@ -185,9 +190,14 @@ class Bench:
         if self.settings.timeout_s:
             plan = _with_timeout(plan, self.settings.timeout_s)
         done = 0
+        self.runs += 1
+        number = self.runs
 
         def listen(message: dict[str, Any]) -> None:
             nonlocal done
+            # A tool's recorded answer is the user's data: it stays in memory.
+            if message["t"] != "tool":
+                self.keep(number, step, message)
             if message["t"] == "outcome":
                 done += 1
                 self.on_progress(
@@ -213,6 +223,8 @@ class Bench:
         worker.on_message = listen
         self.requests += count
         self.on_progress(Progress(step, text, 0, count, concurrency))
+        meta = {"t": "run", "concurrency": concurrency, "plan": asdict(replace(plan, answers={}))}
+        self.keep(number, step, meta)
         try:
             run = worker.run(
                 self._inputs(count),
@@ -247,6 +259,10 @@ class Bench:
 
         worker.on_message = listen
         return worker.probe(what, limit_s=min(self._limit(), max(self.seconds_left, 1.0)), **options)
+
+    def audit(self, worker: Worker) -> list[dict[str, Any]]:
+        """Settings read off the live objects (see `playbook.audit.read`); no request is sent."""
+        return list(worker.probe("audit", limit_s=30.0) or [])
 
     def _inputs(self, count: int) -> list[dict[str, Any] | None]:
         given = self.settings.inputs
@@ -283,11 +299,8 @@ class Bench:
                     for way in ("input", "output")
                 )
                 tokens[span.request] = tokens.get(span.request, 0) + used
-            self.keeper.keep("span", span)
         self.tokens += sum(tokens.values())
         self._most_tokens = max([self._most_tokens, *tokens.values()])
-        for outcome in run.outcomes:
-            self.keeper.keep("outcome", outcome)
         if run.concurrency == 1 and (ended := sorted(o.seconds for o in run.outcomes)):
             self._p50 = ended[len(ended) // 2]
 

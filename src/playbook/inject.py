@@ -24,6 +24,10 @@ RETRY_LIMIT = 6
 """Most times that an intervention waits and tries one call again."""
 
 
+class DryRun(BaseException):
+    """The audit has seen what it came for; nothing is to be sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """One experiment's changes; the empty plan changes nothing."""
@@ -48,6 +52,8 @@ class Plan:
     """Threads of the event loop's default executor; 0 leaves it alone."""
     own_lock: bool = False
     """An in-process lock in place of CrewAI's host-wide file lock."""
+    dry: bool = False
+    """Nothing may run: a kickoff or an HTTP call raises DryRun."""
     copies: bool = False
     """Never change the crew itself (set where it lives in the user's own process)."""
 
@@ -65,6 +71,27 @@ def use(plan: Plan) -> None:
     active, _not_before = plan, 0.0
     if plan.own_lock:
         _use_own_lock()
+
+
+# --- while a request builds its crew ---------------------------------------------------------
+
+_building = threading.Lock()
+
+
+def may_build() -> bool:
+    """Take the turn to build a crew, which `built` gives back. Only `Plan.fresh` has turns.
+
+    What a handler writes on shared objects before its kickoff belongs to the
+    request; the copy must be taken before the next request writes there.
+    """
+    return not active.fresh or _building.acquire(blocking=False)
+
+
+def built(owner: Any) -> None:
+    """The crew of this request (a `scope.Scope`) has been copied, or its request is over."""
+    if owner is not None and owner.building:
+        owner.building = False
+        _building.release()
 
 
 # --- on the wire ---------------------------------------------------------------------------
@@ -205,10 +232,17 @@ def apply(crew: Any) -> Any:
     if not plan.without and not plan.fresh:
         return crew
     with _crews:
+        if id(crew) in _copied_crews:
+            return crew
         if plan.fresh or (plan.copies and plan.without):
             crew = fresh(crew)
+            _copied_crews[id(crew)] = crew
         _take_out(crew, set(plan.without))
     return crew
+
+
+_copied_crews: dict[int, Any] = {}
+"""Crews that are our own copies; kept, so that no other crew gets their identity."""
 
 
 def fresh(crew: Any) -> Any:

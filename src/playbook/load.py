@@ -56,6 +56,8 @@ async def run(
 
         async def worker() -> None:
             while (job := next_job()) is not None:
+                while not inject.may_build():
+                    await asyncio.sleep(0.001)
                 with _request(job, emit) as done:
                     done(await target.invoke(job.inputs, job.canary))
 
@@ -77,6 +79,8 @@ async def _in_threads(
     def worker() -> None:
         barrier.wait()
         while (job := next_job()) is not None:
+            while not inject.may_build():
+                time.sleep(0.001)
             with _request(job, emit) as done:
                 done(target.invoke(job.inputs, job.canary))
         with lock:
@@ -94,7 +98,7 @@ async def _in_threads(
 @contextmanager
 def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
     """Everything inside belongs to this request; its outcome is emitted at the end."""
-    owner = scope.Scope(job.id, job.canary)
+    owner = scope.Scope(job.id, job.canary, building=inject.active.fresh)
     token = scope.current.set(owner)
     emit({"t": "begin", "request": job.id, "at": time.time()})
     text, chain, status = "", (), None
@@ -115,6 +119,7 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
         opened.fail(errors.classify(chain).kind, counts=False)
     finally:
         end = time.time()
+        inject.built(owner)
         scope.parent.reset(above)
         scope.current.reset(token)
         if status is not None and status >= 500 and not chain:

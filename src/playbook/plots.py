@@ -12,6 +12,7 @@ for a dark theme.
 from __future__ import annotations
 
 import io
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from matplotlib.patches import Patch
 from . import show
 from .model import Ladder, Level, Outcome, Rung, Span, Sweep
 
-__all__ = ["Picture", "failures", "ladder", "png", "svg", "timeline", "waterfall"]
+__all__ = ["Picture", "burst", "failures", "ladder", "png", "svg", "timeline", "waterfall"]
 
 COLOURS = {
     "ink": "#1f2328",
@@ -44,17 +45,8 @@ COLOURS = {
 }
 """Name of each colour in CSS (``--ink``) and its value on white."""
 
-_KIND = {
-    "llm": "first",
-    "tool": "warn",
-    "memory": "third",
-    "wait": "muted",
-    "http": "second",
-    "crew": "grid",
-    "task": "grid",
-    "agent": "grid",
-    "request": "grid",
-}
+_KIND = {"llm": "first", "tool": "warn", "memory": "third", "wait": "muted", "http": "second"}
+"""The colour of what a span does; what only holds other spans is grey."""
 _KIND_NAME = {"llm": "model", "tool": "tool", "memory": "memory", "wait": "waiting", "http": "HTTP"}
 
 MOST_REQUESTS = 120
@@ -359,6 +351,24 @@ def _worst_stretch(outcomes: Sequence[Outcome], most: int) -> Sequence[Outcome]:
     return outcomes[start : start + most]
 
 
+def burst(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """Of the bursts of a case the one in which most requests failed; of equals the first.
+
+    A burst is requests that overlap, directly or through others. Where no two do,
+    all of them are one.
+    """
+    bursts: list[list[Outcome]] = []
+    until = -math.inf
+    for outcome in sorted(outcomes, key=lambda outcome: (outcome.start, outcome.request)):
+        if outcome.start >= until:
+            bursts.append([])
+        bursts[-1].append(outcome)
+        until = max(until, outcome.end)
+    if all(len(each) == 1 for each in bursts):
+        return outcomes
+    return max(bursts, key=lambda each: (sum(it.failed for it in each), len(each)))
+
+
 _RUNG = {
     "ok": ("o", "good"),
     "slow": ("D", "warn"),
@@ -376,7 +386,7 @@ def ladder(ladder: Ladder) -> Picture:
     axes = figure.subplots()
     _quiet(axes, label, grid="x")
     times = [rung.p50_s or 0.0 for rung in rungs]
-    _ticks(axes, "y", range(len(rungs)), [rung.name for rung in rungs])
+    _ticks(axes, "y", range(len(rungs)), [_rung_name(rung) for rung in rungs])
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(-0.6, len(rungs) - 0.4)
     axes.set_xlim(0, max([*times, 0.001]) * 1.5)
@@ -412,6 +422,10 @@ def _badge(axes: Axes, y: float, shape: str, colour: str) -> None:
     )
 
 
+def _rung_name(rung: Rung) -> str:
+    return f"{rung.name} × {rung.concurrency}" if rung.concurrency > 1 else rung.name
+
+
 def _rung_words(rung: Rung) -> str:
     if rung.status == "skipped":
         return f"skipped: {rung.detail}"
@@ -438,11 +452,11 @@ def waterfall(spans: Sequence[Span]) -> Picture:
     zero = min(span.start for span, _ in rows)
     last = max(span.end for span, _ in rows) - zero
     _clock(axes, "x", last)
-    names = ["   " * min(depth, 8) + show.clean(span.name, 32) for span, depth in rows]
+    names = ["\u00a0" * 3 * min(depth, 8) + show.clean(span.name, 32) for span, depth in rows]
     axes.yaxis.set_ticks(range(len(rows)), names, parse_math=False, ha="left")
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"], pad=_label_room(figure, axes))
     for y, (span, _) in enumerate(rows):
-        colour = COLOURS[_KIND[span.kind]]
+        colour = COLOURS[_KIND.get(span.kind, "grid")]
         axes.barh(
             y, max(span.seconds, last * 0.002), left=span.start - zero, height=0.6, color=colour
         )

@@ -21,12 +21,15 @@ from urllib.request import getproxies, proxy_bypass
 from . import errors
 from .observe import crew, http, scope
 from .observe.http import status_fault
+from .target import Target
 
 NETWORK_TIMEOUT = 5.0
 """Seconds that DNS, TCP and TLS may take; the OpenAI SDK's own connect timeout."""
 
 
-def run(command: dict[str, Any], watch: crew.Watch, stop: threading.Event) -> Any:
+def run(
+    command: dict[str, Any], target: Target, watch: crew.Watch, stop: threading.Event
+) -> Any:
     """Do what `command` asks; plain data comes back."""
     what = command["what"]
     if what == "network":
@@ -34,7 +37,7 @@ def run(command: dict[str, Any], watch: crew.Watch, stop: threading.Event) -> An
     if what == "audit":
         from . import audit
 
-        return audit.read(watch)
+        return audit.read(target, watch)
     action = _action(what, command, watch)
     if action is None:
         return None

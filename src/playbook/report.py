@@ -64,8 +64,7 @@ def _environment(*, html: bool) -> Environment:
         loader=PackageLoader("playbook"),
         autoescape=html,
         trim_blocks=False,
-        # Nothing that a template prints can forget it.
-        finalize=lambda value: redact(value) if type(value) is str else value,
+        finalize=_finish,
     )
     environment.globals |= {
         "cell": _cell,
@@ -78,6 +77,13 @@ def _environment(*, html: bool) -> Environment:
         "seconds": show.seconds,
     }
     return environment
+
+
+def _finish(value: Any) -> Any:
+    """The last step of all that a template prints, so that nothing can forget it."""
+    if type(value) is not str:  # a Markup was made here, of text that went through this
+        return value
+    return redact(value.encode("utf-8", "replace").decode("utf-8"))
 
 
 # What the templates are given ------------------------------------------------------
@@ -96,6 +102,7 @@ def _page(record: Record) -> dict[str, Any]:
         sheets["sweep"] = show.sheet(verdict.sweep)
     return {
         "record": record,
+        "target": show.clean(show.place(record.target)),
         "verdict": verdict,
         "tone": sheets["verdict"].facts[0].tone if verdict else "warn",
         "headline": _headline(verdict, cause),
@@ -258,7 +265,7 @@ def _figures(record: Record) -> dict[str, Markup]:
     if record.ladder and record.ladder.rungs:
         drawn["ladder"] = plots.ladder(record.ladder)
     if record.outcomes:
-        drawn["timeline"] = plots.timeline(record.outcomes, record.spans)
+        drawn["timeline"] = plots.timeline(plots.burst(record.outcomes), record.spans)
     inside = _telling(record)
     if inside:
         drawn["waterfall"] = plots.waterfall(inside)

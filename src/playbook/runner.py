@@ -106,7 +106,7 @@ class Nursery:
             )
         return dict(json.loads(line))
 
-    def worker(self, on_message: Listener | None = None, **env: str) -> Worker:
+    def worker(self) -> Worker:
         """A fresh start of the target. Raises TargetError if it cannot be loaded."""
         with self._lock:
             if not self._ready:
@@ -121,7 +121,7 @@ class Nursery:
             (command_in, command_out), (evidence_in, evidence_out), (output_in, output_out) = pipes
             message = {
                 "spec": asdict(self.spec),
-                "env": {**self.extra, "CREWAI_STORAGE_DIR": str(storage), **env},
+                "env": {**self.extra, "CREWAI_STORAGE_DIR": str(storage)},
             }
             socket.send_fds(
                 self._socket,
@@ -135,7 +135,6 @@ class Nursery:
         threading.Thread(
             target=_keep_output, args=(output_in, self.log), name="output", daemon=True
         ).start()
-        worker.on_message = on_message
         worker.load()
         return worker
 
@@ -251,14 +250,10 @@ class Worker:
             if message["t"] == "outcome":
                 outcome = _outcome(message, deadline_s, canaries)
                 run.outcomes.append(outcome)
-            elif message["t"] == "span":
-                run.spans.append(_span(message))
-            elif message["t"] == "share":
-                run.shares.append(message)
-            elif message["t"] == "mutated":
-                run.mutated.add(message["name"])
             elif message["t"] == "done":
-                run.stats = {k: v for k, v in message.items() if k != "t"}
+                run.stats = {name: message[name] for name in ("cpu", "stall_s", "stall_p95_s")}
+            else:
+                _collect(run, message)
         if run.hung or run.died:
             kind, text = ("hung", f"no end after {limit_s:.0f} s") if run.hung else ("worker-died", run.died)
             fault = Fault(kind, "platform", text, False, chain=(Link(kind, text),))
@@ -347,6 +342,51 @@ class Worker:
             except ProcessLookupError:
                 pass
         self._ended(self.pid)
+
+
+def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[Run]:
+    """The complete runs of one step (None: of all) as a case's folder has them.
+
+    The last run of a step that was killed has no ``done`` and is left out.
+    """
+    found: dict[tuple[Any, str], Run] = {}
+    complete: list[Run] = []
+    canaries: dict[str, str] = {}
+    with evidence.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                message = json.loads(line)
+            except ValueError:
+                continue  # the line that was being written when the process was killed
+            if step is not None and message.get("step") != step:
+                continue
+            key = (message.get("run"), message.get("step", ""))
+            if message["t"] == "run":
+                plan = message["plan"]
+                found[key] = Run(message["concurrency"], Plan(**plan))
+            run = found.get(key)
+            if run is None:
+                continue
+            if message["t"] == "outcome":
+                canaries[message["canary"]] = message["request"]
+                run.outcomes.append(_outcome(message, deadline_s, canaries))
+            elif message["t"] == "done":
+                run.stats = message.get("stats") or {
+                    name: message[name] for name in ("cpu", "stall_s") if name in message
+                }
+                complete.append(run)
+            else:
+                _collect(run, message)
+    return complete if step is not None else list(found.values())
+
+
+def _collect(run: Run, message: dict[str, Any]) -> None:
+    if message["t"] == "span":
+        run.spans.append(_span(message))
+    elif message["t"] == "share":
+        run.shares.append(message)
+    elif message["t"] == "mutated":
+        run.mutated.add(message["name"])
 
 
 def _outcome(message: dict[str, Any], deadline_s: float | None, canaries: dict[str, str]) -> Outcome:

@@ -137,14 +137,14 @@ def joined(names: Iterable[object]) -> str:
 
 
 def place(path: str) -> str:
-    """A path as one would type it here: relative where it lies below the working directory."""
+    """A path as one would type it here: relative, unless that would climb far."""
     if not os.path.isabs(path):
         return path
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive
         return path
-    return path if relative.startswith("..") else relative
+    return path if relative.count("..") > 2 else relative
 
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
@@ -235,7 +235,7 @@ def _ladder(ladder: Ladder) -> Sheet:
     columns = (
         Column("rung", whole=True),
         Column("layer", whole=True),
-        Column("status", whole=True),
+        Column("status", varies=True, whole=True),  # what is slow today may be ok tomorrow
         Column("at once", number=True),
         Column("failed", varies=True, number=True),
         Column("p50", varies=True, number=True),

@@ -12,7 +12,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,8 @@ class Spec:
     """What the import needs in front of sys.path."""
     directory: str = ""
     """Where the worker is started."""
+    http: tuple[tuple[str, Any], ...] = ()
+    """Method, headers and body for a URL; ``{canary}`` is replaced. Never written to a file."""
 
 
 def parse(text: str) -> Spec:
@@ -105,6 +107,8 @@ class Target:
 
 def load(spec: Spec) -> Target:
     """Import the target in this process. Raises TargetError with the target's own traceback."""
+    if spec.kind == "http":
+        return endpoint(spec.text, **dict(spec.http))
     for item in reversed(spec.path):
         if item not in sys.path:
             sys.path.insert(0, item)
@@ -182,6 +186,31 @@ def wrap(value: Any, name: str) -> Target:
         return kick(value(*args, **kwargs), used, token)
 
     return Target("handler", False, call)
+
+
+def endpoint(
+    url: str, method: str = "", headers: Mapping[str, str] | None = None, body: str = ""
+) -> Target:
+    """An HTTP endpoint as the target: one call for each request, whatever language serves it."""
+    import httpx
+
+    verb = method or ("POST" if body else "GET")
+    # No limit of our own on connections: what waits is the service, not this client.
+    client = httpx.Client(
+        timeout=httpx.Timeout(None, connect=10.0), limits=httpx.Limits(max_connections=None)
+    )
+
+    def call(_: dict[str, Any] | None, token: str) -> Any:
+        def own(text: str) -> str:
+            return text.replace(canary.PLACEHOLDER, token)
+
+        fields = {name: own(value) for name, value in (headers or {}).items()}
+        if body and not any(name.lower() == "content-type" for name in fields):
+            fields["content-type"] = "application/json"
+        response = client.request(verb, own(url), headers=fields, content=own(body) or None)
+        return {"status": response.status_code, "text": response.text}
+
+    return Target("endpoint", False, call)
 
 
 Bound = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]

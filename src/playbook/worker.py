@@ -129,15 +129,25 @@ def _become_worker(asked: dict[str, Any], commands: int, evidence: int, output: 
         os._exit(code)
 
 
-async def serve(spec: dict[str, Any], commands: Any, emit: Any) -> None:
-    """Load the target and obey commands until they end."""
+async def serve(
+    spec: dict[str, Any], commands: Any, emit: Any, *, live: Any = None, leave: Any = os._exit
+) -> None:
+    """Load the target and obey commands until they end.
+
+    With `live`, a crew or function of this very process is the target and `leave`
+    says what to do in place of ending the process.
+    """
     from playbook import inject, load, observe, probes
     from playbook.observe import record
-    from playbook.target import Spec, TargetError, load as load_target
+    from playbook.target import Spec, TargetError, wrap
+    from playbook.target import load as load_target
 
     watch = observe.install(emit)
     try:
-        target = load_target(Spec(**{**spec, "path": tuple(spec["path"])}))
+        if live is not None:
+            target = wrap(live, spec["text"])
+        else:
+            target = load_target(Spec(**{**spec, "path": tuple(spec["path"])}))
     except TargetError as error:
         emit({"t": "unusable", "message": str(error), "detail": error.detail})
         return
@@ -155,22 +165,24 @@ async def serve(spec: dict[str, Any], commands: Any, emit: Any) -> None:
             elif command["do"] == "give up":
                 record.give_up()
                 emit({"t": "gave up"})
-                os._exit(3)
+                leave(3)
+                return
             else:
                 loop.call_soon_threadsafe(queue.put_nowait, command)
-        os._exit(0)  # the kit is gone, and nobody is left to tell
+        leave(0)  # the kit is gone, and nobody is left to tell
+        loop.call_soon_threadsafe(queue.put_nowait, None)
 
     threading.Thread(target=read, name="playbook-commands", daemon=True).start()
     while (command := await queue.get()) is not None:
         stop.clear()
-        inject.use(inject.Plan(**command.get("plan", {})))
+        inject.use(inject.Plan(**{**command.get("plan", {}), "copies": live is not None}))
         if command["do"] == "run":
             jobs = [load.Job(**job) for job in command["jobs"]]
             stats = await load.run(target, jobs, command["concurrency"], stop, emit)
             emit({"t": "done", **stats})
         else:
-            rungs = await asyncio.to_thread(probes.run, command, watch, stop)
-            emit({"t": "done", "result": rungs})
+            result = await asyncio.to_thread(probes.run, command, target, watch, stop)
+            emit({"t": "done", "result": result})
 
 
 def versions() -> dict[str, str]:

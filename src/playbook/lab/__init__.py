@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import select
+import selectors
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -109,7 +109,8 @@ def start(plan: Plan | str | Path | Mapping[str, Any] | None = None, *, port: in
     """Start a lab in a process of its own and wait until it listens.
 
     `plan` is a file, the name of a bundled plan, a mapping or a `Plan`; without
-    one nothing fails. Port 0 takes any free one. Raises LabError with one line.
+    one nothing fails. Port 0 takes any free one. Keep the Lab that is returned: the
+    process lives as long as it does. Raises LabError with one line.
     """
     chosen = _plan.load(plan)
     process = subprocess.Popen(
@@ -123,8 +124,9 @@ def start(plan: Plan | str | Path | Mapping[str, Any] | None = None, *, port: in
     try:
         process.stdin.write(chosen.model_dump_json().encode() + b"\n")
         process.stdin.flush()
-        readable, _, _ = select.select([process.stdout], [], [], _START_SECONDS)
-        line = process.stdout.readline() if readable else b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            line = process.stdout.readline() if selector.select(_START_SECONDS) else b""
         said = json.loads(line) if line else {}
     except (OSError, ValueError) as error:
         said = {"error": f"the lab did not start: {error}"}

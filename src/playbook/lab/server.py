@@ -39,14 +39,19 @@ def bind(port: int) -> socket.socket:
 
 
 def run(plan: Plan, sock: socket.socket, ready: Callable[[int], None], *, stdin: bool) -> None:
-    """Serve until SIGINT or SIGTERM, or until standard input ends where `stdin` is the leash."""
+    """Serve until SIGTERM and, in the foreground, until Ctrl-C.
+
+    Where `stdin` is the leash, the lab ends with it instead: Ctrl-C in a terminal
+    reaches every process of the group, and the parent still has calls to finish.
+    """
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
+            ignored = stdin and number == signal.SIGINT
             with suppress(NotImplementedError):
-                loop.add_signal_handler(number, stop.set)
+                loop.add_signal_handler(number, _nothing if ignored else stop.set)
         service = Service(plan, loop)
         server = await loop.create_server(
             lambda: Connection(service.serve), sock=sock, backlog=BACKLOG
@@ -63,6 +68,10 @@ def run(plan: Plan, sock: socket.socket, ready: Callable[[int], None], *, stdin:
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _nothing() -> None:
+    pass
 
 
 def _leash(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

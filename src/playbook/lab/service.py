@@ -219,6 +219,7 @@ class Service:
     def _end(self, call: Call, status: int | None) -> None:
         if call.timer is not None:
             call.timer.cancel()
+            call.timer = None  # it holds the request, and the log must not
         call.status = status
         call.seconds = time.monotonic() - call.began
         self._total.in_flight -= 1

@@ -6,8 +6,15 @@ from . import crew, http, record, scope
 
 
 def install(emit: record.Emit) -> crew.Watch:
-    """Hook this process once; everything seen goes to `emit` as plain dicts."""
+    """Hook this process; everything seen goes to `emit`, the last one given, as plain dicts."""
+    global _watch  # noqa: PLW0603 - one set of hooks a process
     record.install(emit)
-    scope.install()
-    http.install()
-    return crew.install(emit)
+    if _watch is None:
+        scope.install()
+        http.install()
+        _watch = crew.install(emit)
+    _watch.reset(emit)
+    return _watch
+
+
+_watch: crew.Watch | None = None

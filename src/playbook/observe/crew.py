@@ -58,7 +58,13 @@ class Watch:
     """The hooks of one process, and what they have collected for the probes."""
 
     def __init__(self, emit: record.Emit) -> None:
+        self.reset(emit)
+
+    def reset(self, emit: record.Emit) -> None:
+        """Forget what was seen and report to `emit` from now on."""
         self.emit = emit
+        self.captured: list[Any] | None = None
+        """Crews caught at their kickoff while the audit reads them."""
         self.opened: dict[str, record.Open] = {}
         self.lock = threading.Lock()
         self.users: dict[int, tuple[Any, set[str]]] = {}
@@ -140,12 +146,17 @@ class Watch:
 
     def kickoff(self, crew: Any) -> tuple[Any, Callable[[], None]]:
         """The crew to run in its place, and what to call when the kickoff is over."""
+        if self.captured is not None:
+            self.captured.append(crew)
+            raise inject.DryRun
         owner = scope.current.get()
         if owner is None:
             return inject.apply(crew), lambda: None
         self._describe(crew)
         leave = self._enter(crew, owner.request)
-        return inject.apply(crew), leave
+        runs = inject.apply(crew)
+        inject.built(owner)
+        return runs, leave
 
     def _describe(self, crew: Any) -> None:
         names = inject.describe(crew)
@@ -297,7 +308,7 @@ def _patch_emit(bus: Any, watch: Watch) -> None:
 
 
 def _patch_kickoff(crew: Any, watch: Watch) -> None:
-    kickoff, akickoff = crew.kickoff, crew.akickoff
+    kickoff, akickoff, kickoff_async = crew.kickoff, crew.akickoff, crew.kickoff_async
     inside: contextvars.ContextVar[int] = contextvars.ContextVar("playbook_inside", default=0)
 
     @functools.wraps(kickoff)
@@ -324,7 +335,12 @@ def _patch_kickoff(crew: Any, watch: Watch) -> None:
             inside.reset(token)
             leave()
 
-    crew.kickoff, crew.akickoff = watched, awatched
+    @functools.wraps(kickoff_async)
+    async def copied(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # A copy is taken here and now, before another request runs on this loop.
+        return await kickoff_async(inject.apply(self), *args, **kwargs)
+
+    crew.kickoff, crew.akickoff, crew.kickoff_async = watched, awatched, copied
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ class Attempt:
     """One HTTP attempt: a span, its phases, and the canaries that pass through it."""
 
     def __init__(self, method: str, url: str, library: str) -> None:
+        if inject.active.dry:
+            raise inject.DryRun
         parts = urlsplit(url)
         self.began = time.time()
         self.marks: dict[str, float] = {}

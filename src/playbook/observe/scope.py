@@ -28,6 +28,9 @@ class Scope:
     faults: list[str] = field(default_factory=list)
     """Fault classes seen inside, in order, whether or not they reach the caller."""
 
+    building: bool = False
+    """It holds the turn to build its crew (see `playbook.inject.may_build`)."""
+
 
 current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("playbook_scope", default=None)
 parent: contextvars.ContextVar[Any] = contextvars.ContextVar("playbook_parent", default=None)

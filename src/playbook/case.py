@@ -1,0 +1,432 @@
+"""A case: one incident, its evidence on disk, and the steps that lead to a verdict.
+
+The folder is written as evidence arrives and is complete up to the last second
+whatever happens to this process; a case that was interrupted goes on where it
+was. Layout::
+
+    case.json        the target and the settings (no header, no key)
+    evidence.jsonl   every run, outcome, span and shared object, as it arrived
+    sweep.json, ladder.json, …, verdict.json   the result of each step
+    minimal.py, report.html, report.md, target.log
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from . import __version__
+from .bench import Bench, BudgetSpent, NotConfirmed, Settings, Stopped
+from .inject import Plan
+from .model import (
+    Audit,
+    Comparison,
+    Count,
+    Ladder,
+    Progress,
+    Record,
+    Reduction,
+    Reintroduction,
+    Sweep,
+    Verdict,
+)
+from .runner import Run, replay
+from .target import Spec, TargetError, parse
+
+T = TypeVar("T")
+STEPS: Mapping[str, type] = {
+    "audit": Audit,
+    "sweep": Sweep,
+    "ladder": Ladder,
+    "reduction": Reduction,
+    "reintroduction": Reintroduction,
+    "verdict": Verdict,
+}
+
+class CaseError(Exception):
+    """The case cannot be opened or written; the message is one clear line."""
+
+
+class Case:
+    """Debug one target, step by step. Every step has an async twin with an ``a`` in front.
+
+    `target` is what the command line takes (``app/crew.py:build_crew``, a URL, a
+    captured file) or a live crew, flow or function of this process. Steps run
+    what they need: `verdict` alone does the whole job.
+    """
+
+    def __init__(
+        self,
+        target: Any,
+        *,
+        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        deadline: float | None = None,
+        levels: Sequence[int] = (1, 10, 50, 100),
+        requests_per_level: int | None = None,
+        max_requests: int = 1500,
+        max_tokens: int | None = None,
+        max_seconds: float = 170.0,
+        directory: str | Path | None = None,
+        confirm: bool | Callable[[str], bool] = False,
+        python: str = "",
+        env: Mapping[str, str] | None = None,
+        http: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.live = None if isinstance(target, str) else target
+        self.spec = parse(target) if isinstance(target, str) else Spec(_name(target), "python")
+        if self.spec.kind == "http":
+            self.spec = replace(self.spec, http=tuple((http or {}).items()))
+        self.settings = Settings(
+            inputs=_as_inputs(inputs),
+            levels=tuple(levels),
+            requests_per_level=requests_per_level,
+            deadline_s=deadline,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
+            max_seconds=max_seconds,
+            python=python,
+            env=dict(env or {}),
+        )
+        self.directory = _folder(directory)
+        self.on_progress: Callable[[Progress], None] = lambda _: None
+        self._confirm = confirm if callable(confirm) else lambda _: bool(confirm)
+        self._on_close: list[Callable[[], object]] = []
+        self._lock = threading.Lock()
+        self._bench: Bench | None = None
+        self._runs: list[Run] = []
+        self._steps: dict[str, Any] = {}
+        self._resume()
+        self._evidence = (self.directory / "evidence.jsonl").open("a", encoding="utf-8")
+
+    # --- the folder ------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        about = self.directory / "case.json"
+        if about.exists():
+            try:
+                known = json.loads(about.read_text())
+            except ValueError as error:
+                raise CaseError(f"{about} is not a case: {error}") from None
+            if known.get("target") != self.spec.text:
+                raise CaseError(
+                    f"{self.directory} is a case of {known.get('target')}, not of {self.spec.text}; "
+                    "name another folder with --case"
+                )
+            record = read(self.directory)
+            if record.sweep is not None and not record.sweep.stopped_early or record.verdict:
+                self._steps = {
+                    name: value
+                    for name in STEPS
+                    if (value := getattr(record, name, None)) is not None and name != "verdict"
+                }
+                self._runs = replay(self.directory / "evidence.jsonl", "sweep", self.settings.deadline_s)
+        settings = {**asdict(self.settings), "env": sorted(self.settings.env), "inputs": "…"}
+        self._write("case.json", {"target": self.spec.text, "playbook": __version__, **settings})
+
+    def _write(self, name: str, data: Any) -> None:
+        path = self.directory / name
+        draft = path.with_suffix(path.suffix + ".part")
+        draft.write_text(json.dumps(data, indent=1, default=str), encoding="utf-8")
+        draft.replace(path)  # a reader never sees half a file
+
+    def _keep(self, run: int, step: str, message: dict[str, Any]) -> None:
+        with self._lock:
+            if not self._evidence.closed:
+                self._evidence.write(json.dumps({"run": run, "step": step, **message}, default=str))
+                self._evidence.write("\n")
+                self._evidence.flush()
+
+    def finish(self, step: str, value: T) -> T:
+        """Note and store the result of a step."""
+        self._steps[step] = value
+        data = value.json() if isinstance(value, Verdict) else asdict(value)  # type: ignore[call-overload]
+        self._write(f"{step}.json", data)
+        return value
+
+    # --- running ---------------------------------------------------------------------------
+
+    @property
+    def bench(self) -> Bench:
+        """Where the experiments run; started when it is first needed."""
+        if self._bench is None:
+            self._bench = Bench(
+                self.spec,
+                self.settings,
+                self.directory,
+                self._keep,
+                live=self.live,
+                confirm=self._confirm,
+                on_progress=lambda progress: self.on_progress(progress),
+            )
+        return self._bench
+
+    def stop(self) -> None:
+        """Start nothing new; the step that is running returns what it has. From any thread."""
+        if self._bench is not None:
+            self._bench.stop()
+
+    def close(self) -> None:
+        """End the target's processes. The folder stays."""
+        if self._bench is not None:
+            self._bench.close()
+            self._bench = None
+        self._evidence.close()
+        while self._on_close:
+            self._on_close.pop()()
+
+    def on_close(self, action: Callable[[], object]) -> None:
+        """Have `action` called when the case is closed."""
+        self._on_close.append(action)
+
+    def __enter__(self) -> Case:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- steps -----------------------------------------------------------------------------
+
+    def audit(self) -> Audit:
+        """Timeouts, retries and shared instances, read off the live objects without traffic."""
+        worker = self.bench.fresh()
+        try:
+            self.on_progress(Progress("audit", "reading the live objects"))
+            items = self.bench.audit(worker)
+        finally:
+            self.bench.retire(worker)
+        from .audit import summary
+
+        return self.finish("audit", summary(items, self.settings.deadline_s))
+
+    def sweep(self, levels: Sequence[int] | None = None, timeout: float | None = None) -> Sweep:
+        """The same work at rising concurrency; `timeout` (s) replaces that of the model calls."""
+        from . import sweep as sweeping
+
+        self.bench.resume()
+        plan = Plan(timeout_s=timeout) if timeout else Plan()
+        result, self._runs = sweeping.sweep(self.bench, levels or self.settings.levels, plan)
+        for step in ("ladder", "reduction", "reintroduction"):
+            self._steps.pop(step, None)
+        return self.finish("sweep", result)
+
+    def isolate(self) -> Ladder:
+        """The ladder of layers, alone and at the failing concurrency."""
+        from .isolate.ladder import ladder
+
+        run = self.failing()
+        concurrency = run.concurrency if run else min(max(self.settings.levels), 10)
+        result, _ = ladder(self.bench, concurrency)
+        return self.finish("ladder", result)
+
+    def reduce(self) -> Reduction:
+        """The least that still fails, and the script that shows it."""
+        from .isolate import reduce as reducing
+        from .isolate.ladder import least
+
+        run = self.failing()
+        if run is None:
+            return self.finish("reduction", Reduction())
+        found, hidden = self._fingerprints(run)
+        gone = least(self.bench.components)
+        before = self._count(run, found, hidden)
+        rate = before.failures / max(before.attempts, 1)
+        components = [*self.bench.components, f"concurrency:{run.concurrency}"]
+        if run.concurrency == 1:
+            components = list(self.bench.components)
+        partial = Reduction(tuple(components))
+        try:
+            partial = reducing.reduce(components, gone, self._test(run, found, hidden, "reduce"), rate)
+        except (BudgetSpent, Stopped):
+            pass
+        from .isolate.script import write
+
+        partial = write(partial, self, run, found)
+        return self.finish("reduction", partial)
+
+    def reintroduce(self) -> Reintroduction:
+        """From one agent and one task, component by component, until the failure returns."""
+        from .isolate import reduce as reducing
+        from .isolate.ladder import least
+
+        run = self.failing()
+        if run is None:
+            return self.finish("reintroduction", Reintroduction())
+        found, hidden = self._fingerprints(run)
+        before = self._count(run, found, hidden)
+        rate = before.failures / max(before.attempts, 1)
+        back = least(self.bench.components)
+        base = [item for item in self.bench.components if item not in back]
+        try:
+            result = reducing.reintroduce(
+                base, back, self._test(run, found, hidden, "reintroduce"), rate
+            )
+        except (BudgetSpent, Stopped):
+            result = Reintroduction()
+        return self.finish("reintroduction", result)
+
+    def verdict(self) -> Verdict:
+        """The cause, proven by an intervention; runs whatever step is missing."""
+        from .diagnose.judge import judge
+
+        return self.finish("verdict", judge(self))
+
+    def verify(self, fixed: Any) -> Comparison:
+        """Interleaved A/B at the failing concurrency: the target as it was against `fixed`."""
+        from .verify import compare
+
+        return compare(self, fixed)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """The incident report, by suffix ``.html`` or ``.md``."""
+        from .report import write
+
+        return write(self.record(), Path(path) if path else self.directory / "report.html")
+
+    def record(self) -> Record:
+        """Everything so far, as it is in the folder."""
+        return read(self.directory)
+
+    # --- shared by the steps ---------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """The runs of the sweep; made if there are none."""
+        if "sweep" not in self._steps or not self._runs:
+            self.sweep()
+        return self._runs
+
+    def step(self, name: str) -> Any:
+        """The result of a step that was already done, or None."""
+        return self._steps.get(name)
+
+    def failing(self) -> Run | None:
+        """The run at the lowest concurrency that fails (or masks faults) beyond doubt."""
+        from .diagnose.judge import failing
+
+        return failing(self.runs())
+
+    def _fingerprints(self, run: Run) -> tuple[set[Any], bool]:
+        from .diagnose.facts import masked, signs
+
+        found = set(signs(run).values())
+        return (found, False) if found else (set(masked(run).values()), True)
+
+    def _count(self, run: Run, found: set[Any], hidden: bool) -> Count:
+        from .diagnose.prove import count
+
+        return count(run, found, hidden)
+
+    def _test(
+        self, run: Run, found: set[Any], hidden: bool, step: str
+    ) -> Callable[[tuple[str, ...]], Count]:
+        width = run.concurrency
+
+        def test(without: tuple[str, ...]) -> Count:
+            text = f"without {', '.join(without)}" if without else "everything in"
+            tried = self.bench.run(
+                step, max(width, 8), width, Plan(without=without), text=text[:80]
+            )
+            return self._count(tried, found, hidden)
+
+        return test
+
+
+def _twin(name: str) -> Callable[..., Any]:
+    plain = getattr(Case, name)
+
+    @functools.wraps(plain)
+    async def twin(self: Case, *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.to_thread(plain, self, *args, **kwargs)
+
+    twin.__name__ = f"a{name}"
+    twin.__doc__ = f"`{name}` without blocking the running event loop."
+    return twin
+
+
+for _step in ("audit", "sweep", "isolate", "reduce", "reintroduce", "verdict", "verify", "report"):
+    setattr(Case, f"a{_step}", _twin(_step))
+
+
+def read(directory: str | Path) -> Record:
+    """A case as its folder has it. Raises CaseError with one clear line."""
+    from pydantic import TypeAdapter, ValidationError
+
+    folder = Path(directory)
+    about = folder / "case.json"
+    if not about.is_file():
+        raise CaseError(f"{folder} is not a case: it has no case.json")
+    try:
+        found: dict[str, Any] = {"target": json.loads(about.read_text())["target"]}
+        for name, kind in STEPS.items():
+            path = folder / f"{name}.json"
+            if path.is_file():
+                data = json.loads(path.read_text())
+                found[name] = TypeAdapter(kind).validate_python(
+                    _verdict_fields(data) if kind is Verdict else data
+                )
+    except (ValueError, KeyError, ValidationError) as error:
+        line = str(error).splitlines()[0]
+        raise CaseError(f"{folder} cannot be read as a case: {line}") from None
+    evidence = folder / "evidence.jsonl"
+    runs = replay(evidence, None, None) if evidence.is_file() else []
+    return Record(
+        directory=str(folder),
+        outcomes=tuple(outcome for run in runs for outcome in run.outcomes),
+        spans=tuple(span for run in runs for span in run.spans),
+        **found,
+    )
+
+
+def _verdict_fields(data: dict[str, Any]) -> dict[str, Any]:
+    """The verdict's JSON back into the shape of the dataclass."""
+    fields = {name: value for name, value in data.items() if name != "schema"}
+    fields["cause"], fields["layer"] = fields["cause"] or "", fields["layer"] or ""
+    fields["sweep"] = {"levels": fields["sweep"]}
+    if reduction := fields.get("reduction"):
+        fields["reduction"] = {**reduction, "script": reduction["script"] or ""}
+    return fields
+
+
+def _as_inputs(
+    inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+) -> tuple[Mapping[str, Any] | None, ...]:
+    if inputs is None:
+        return (None,)
+    if isinstance(inputs, Mapping):
+        return (dict(inputs),)
+    if not inputs or not all(isinstance(item, Mapping) for item in inputs):
+        raise CaseError("the inputs are neither an object nor a list of objects")
+    return tuple(dict(item) for item in inputs)
+
+
+def _folder(directory: str | Path | None) -> Path:
+    if directory is None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        try:
+            Path("playbook-cases").mkdir(exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{stamp}-", dir="playbook-cases")).resolve()
+        except OSError:  # a read-only working directory
+            return Path(tempfile.mkdtemp(prefix=f"playbook-case-{stamp}-"))
+    folder = Path(directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise CaseError(f"the case folder {folder} cannot be written: {error.strerror}") from None
+    return folder.resolve()
+
+
+def _name(target: Any) -> str:
+    return str(getattr(target, "__qualname__", None) or type(target).__name__)
+
+
+__all__ = ["Case", "CaseError", "NotConfirmed", "TargetError", "read"]

@@ -1,0 +1,1 @@
+"""From evidence to a cause of the catalogue, and its proof."""

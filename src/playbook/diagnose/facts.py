@@ -1,0 +1,259 @@
+"""What the evidence says of single requests, before any cause is named."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import classify, parse
+from ..model import Ladder, Outcome, Span, Sweep
+from ..runner import Run
+from ..stats import quantile
+
+_GENERIC = {
+    "unknown",
+    "application-error",
+    "tool-error",
+    "timeout",
+    "deadline",
+    "connection-error",
+    "nested-loop",
+    "max-iterations",
+    "execution-timeout",
+}
+"""Classes that say that something failed and not what; a failed call inside says more."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Sign:
+    """The fingerprint of a failure: its class and its place."""
+
+    kind: str
+    """A fault class, or ``crossed`` (another request's data) or ``deadline`` (overrun)."""
+    place: str = ""
+    """llm, memory, tool:<name>, queue, cpu, or empty."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.place}" if self.place else self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that was measured, as the rules read it."""
+
+    sweep: Sweep
+    runs: Sequence[Run]
+    """One for each level of the sweep."""
+    ladder: Ladder = field(default_factory=Ladder)
+    deadline_s: float | None = None
+    is_async: bool = False
+    components: Sequence[str] = ()
+
+    @property
+    def alone(self) -> Run | None:
+        """The run one at a time, to compare with."""
+        return next((run for run in self.runs if run.concurrency == 1), None)
+
+
+def by_request(spans: Iterable[Span]) -> dict[str, list[Span]]:
+    found: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        found[span.request].append(span)
+    return found
+
+
+def place(span: Span) -> str:
+    """Where in a request a span belongs."""
+    if span.kind == "tool":
+        return f"tool:{span.name}"
+    within = str(span.attributes.get("playbook.within", "")) or span.kind
+    tool = span.attributes.get("playbook.tool")
+    return f"tool:{tool}" if within == "tool" and tool else within
+
+
+def inner_faults(spans: Sequence[Span]) -> list[Sign]:
+    """Failed attempts and tool runs inside a request, each once, in order of their end."""
+    http = [span for span in spans if span.kind == "http" and span.fault and _matters(span)]
+    blamed = {place(span) for span in http}
+    tools = [
+        span
+        for span in spans
+        # A tool that raised because of its own call has that call's class already.
+        if span.kind == "tool" and span.fault and place(span) not in blamed
+    ]
+    # A memory that failed because its call did has that call's class already.
+    memory = [
+        span
+        for span in spans
+        if span.kind == "memory" and span.fault and "memory" not in blamed
+    ]
+    every = sorted([*http, *tools, *memory], key=lambda span: span.end)
+    return [Sign(_own_kind(span), place(span)) for span in every]
+
+
+def _own_kind(span: Span) -> str:
+    cause = str(span.attributes.get("playbook.cause", ""))
+    return cause if span.kind == "tool" and cause not in ("", *_GENERIC) else span.fault
+
+
+def _matters(span: Span) -> bool:
+    """A tool may well expect a 4xx from its service; it knows what to do with it."""
+    return span.attributes.get("playbook.within") != "tool" or span.fault not in (
+        "not-found",
+        "bad-request",
+        "auth",
+    )
+
+
+def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
+    """The fingerprint of a failed request."""
+    if outcome.foreign:
+        return Sign("crossed")
+    inner = inner_faults(spans)
+    if outcome.fault is not None and outcome.fault.kind == "hung":
+        return Sign("hung", _unfinished(spans))
+    if outcome.fault is not None:
+        chain = [link for link in outcome.fault.chain if not _is_wrapper(link.type)]
+        kind = classify(chain).kind if chain else _said(outcome)
+        same = [item for item in inner if item.kind == kind]
+        if same:
+            return same[-1]
+        if kind in _GENERIC and inner:
+            return inner[-1]
+        if kind in _GENERIC and outcome.overran:
+            return Sign("deadline", dominant(outcome, spans))
+        if kind in ("timeout", "deadline", "execution-timeout"):
+            # The target keeps a deadline of its own.
+            return Sign("deadline", dominant(outcome, spans))
+        return Sign(kind, "llm" if _is_providers(kind) else "")
+    return Sign("deadline", dominant(outcome, spans))
+
+
+def _is_wrapper(name: str) -> bool:
+    """An answer with a status is the target's own words, not the provider's."""
+    return name.endswith(("HTTPException", "HTTPResponse"))
+
+
+def _said(outcome: Outcome) -> str:
+    text = outcome.fault.chain[0].message if outcome.fault and outcome.fault.chain else ""
+    kind = classify(parse(text)).kind
+    return "application-error" if kind in ("unknown", "server-error") else kind
+
+
+def _is_providers(kind: str) -> bool:
+    return kind in {
+        "rate-limit",
+        "quota",
+        "server-error",
+        "auth",
+        "not-found",
+        "bad-request",
+        "context-length",
+        "bad-response",
+        "read-timeout",
+        "pool-timeout",
+    }
+
+
+def _unfinished(spans: Sequence[Span]) -> str:
+    open_ = [span for span in spans if span.attributes.get("playbook.unfinished")]
+    for kind in ("http", "tool", "memory", "llm"):
+        for span in open_:
+            if span.kind == kind:
+                return place(span)
+    return ""
+
+
+def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
+    """Seconds of a request by place; what lies before the first span is ``queue``."""
+    inner = [span for span in spans if span.kind not in ("request", "wait")]
+    parts: dict[str, float] = defaultdict(float)
+    first = min((span.start for span in inner), default=outcome.end)
+    parts["queue"] = max(0.0, first - outcome.start)
+    chats = [span for span in inner if span.kind == "llm"] or [
+        span for span in inner if span.kind == "http" and place(span) == "llm"
+    ]
+    parts["llm"] = covered(chats)
+    parts["memory"] = covered([span for span in inner if span.kind == "memory"])
+    tools: dict[str, list[Span]] = defaultdict(list)
+    for span in inner:
+        if span.kind == "tool":
+            tools[place(span)].append(span)
+    for name, found in tools.items():
+        parts[name] = covered(found)
+    return dict(parts)
+
+
+def covered(spans: Sequence[Span]) -> float:
+    """Seconds that at least one of the spans covers."""
+    total, until = 0.0, float("-inf")
+    for span in sorted(spans, key=lambda item: item.start):
+        total += max(0.0, span.end - max(span.start, until))
+        until = max(until, span.end)
+    return total
+
+
+def dominant(outcome: Outcome, spans: Sequence[Span]) -> str:
+    """The place where most of the request's time went; empty if no place stands out."""
+    parts = split(outcome, spans)
+    if not parts:
+        return ""
+    name, seconds = max(parts.items(), key=lambda item: item[1])
+    return name if seconds >= 0.4 * max(outcome.seconds, 1e-9) else ""
+
+
+def seconds_at(run: Run, where: str, *, ok_only: bool = True) -> list[float]:
+    """Durations (s) of the calls at a place: attempts of the model, runs of a tool."""
+    kind = "tool" if where.startswith("tool:") else "memory" if where == "memory" else "http"
+    return [
+        span.seconds
+        for span in run.spans
+        if span.kind == kind and place(span) == where and not (ok_only and span.fault)
+    ]
+
+
+def most_at_once(spans: Sequence[Span]) -> int:
+    """The most model calls that one request had open at one moment."""
+    most = 0
+    for own in by_request(span for span in spans if place(span) == "llm").values():
+        edges = sorted(
+            edge
+            for span in own
+            if span.kind == "http"
+            for edge in ((span.start, 1), (span.end, -1))
+        )
+        now = 0
+        for _, step in edges:
+            now += step
+            most = max(most, now)
+    return most
+
+
+def grows(alone: Sequence[float], many: Sequence[float]) -> bool:
+    """Does it take longer under load: half as long again and 0.1 s at the median, not by chance?"""
+    from ..stats import slower
+
+    before, after = quantile(alone, 0.5), quantile(many, 0.5)
+    return after > 1.5 * before and after - before > 0.1 and slower(alone, many) < 0.01
+
+
+def signs(run: Run) -> Mapping[str, Sign]:
+    """The fingerprint of each failed request of a run."""
+    spans = by_request(run.spans)
+    return {
+        outcome.request: sign(outcome, spans.get(outcome.request, []))
+        for outcome in run.outcomes
+        if outcome.failed
+    }
+
+
+def masked(run: Run) -> Mapping[str, Sign]:
+    """The first thing that went wrong inside each request that ended well all the same."""
+    spans = by_request(run.spans)
+    found = {}
+    for outcome in run.outcomes:
+        inner = inner_faults(spans.get(outcome.request, [])) if not outcome.failed else []
+        if inner:
+            found[outcome.request] = inner[0]
+    return found

@@ -1,0 +1,252 @@
+"""The verdict: which cause, how sure, and what proves it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..bench import BudgetSpent, Stopped
+from ..errors import redact
+from ..inject import Plan
+from ..model import Count, Finding, Proof, Result, Suspect, Verdict
+from ..runner import Run
+from ..stats import wilson
+from ..sweep import FULL, row
+from .facts import Evidence, Sign, masked, signs
+from .prove import interventions, prove, steady
+from .rules import layer_of, proven, refuted, suspects
+
+if TYPE_CHECKING:
+    from ..case import Case
+
+FEW = 3
+"""Failures with the same fingerprint below which nobody is accused."""
+KICKOFF_CPU = 0.25
+"""CPU seconds of one request that CrewAI alone may cost here; more is the target's own work."""
+TIME_TO_REDUCE = 25.0
+MOST_SUSPECTS = 3
+
+
+def failing(runs: Sequence[Run]) -> Run | None:
+    """The run to investigate: the lowest concurrency above one that fails beyond doubt.
+
+    A run that masks faults inside requests that end well counts where none fails.
+    """
+    for kinds in (signs, masked):
+        beyond = [run for run in runs if _beyond_doubt(list(kinds(run).values()))]
+        if beyond:
+            return next((run for run in beyond if run.concurrency > 1), beyond[0])
+    return None
+
+
+def _beyond_doubt(found: Sequence[Sign]) -> bool:
+    if any(sign.kind in ("hung", "worker-died") for sign in found):
+        return True
+    return len(found) >= FEW
+
+
+def judge(case: Case) -> Verdict:
+    """Run what is missing, try the likeliest causes by intervention, and say what is known."""
+    runs = case.runs()
+    run = failing(runs)
+    if run is None and (doubtful := _doubtful(runs)) is not None:
+        _again(case, doubtful)
+        run = failing(runs)
+    if run is None:
+        return _no_fault(case, runs)
+    if _ourselves(run):
+        note = (
+            f"at {run.concurrency} at once this process was full (CPU {run.stats['cpu']:.2f} of a "
+            "core): what failed there says nothing about the target; use fewer per process"
+        )
+        return _verdict(case, "healthy", confidence=0.8, note=note)
+
+    hidden = not signs(run)
+    kinds = masked(run) if hidden else signs(run)
+    outcome: Result = "degraded" if hidden else "fault"
+    note = ""
+    proof: Proof | None = None
+    ranked: list[Suspect] = []
+    try:
+        if case.step("ladder") is None:
+            case.isolate()
+        evidence = evidence_of(case, runs)
+        ranked = suspects(kinds, run, evidence)
+        ranked, proof = _try(case, ranked, run, evidence, set(kinds.values()), hidden)
+    except BudgetSpent:
+        note = "the budget was spent before an intervention could prove it"
+        ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
+    ranked.sort(key=lambda item: -item.score)
+    first = ranked[0]
+    if first.score < 0.3 and proof is None:
+        first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
+        ranked.insert(0, first)
+        note = note or "no entry of the catalogue survived its intervention"
+    try:
+        if case.step("reduction") is None and case.bench.seconds_left > TIME_TO_REDUCE:
+            case.reduce()
+        if case.step("reintroduction") is None and case.bench.seconds_left > TIME_TO_REDUCE / 2:
+            case.reintroduce()
+    except (BudgetSpent, Stopped):
+        note = note or "the budget was spent before the reduction ended"
+    if proof is None and not note:
+        note = "no intervention of the kit can take this cause away; the evidence is all there is"
+    return _verdict(case, outcome, first, ranked, proof, first.score, note)
+
+
+def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
+    ladder = case.step("ladder")
+    sweep = case.step("sweep")
+    plain = Evidence(
+        sweep=sweep,
+        runs=runs,
+        deadline_s=case.settings.deadline_s,
+        is_async=case.bench.is_async,
+        components=case.bench.components,
+    )
+    return replace(plain, ladder=ladder) if ladder is not None else plain
+
+
+def _try(
+    case: Case,
+    ranked: list[Suspect],
+    run: Run,
+    evidence: Evidence,
+    found: set[Sign],
+    hidden: bool,
+) -> tuple[list[Suspect], Proof | None]:
+    """Intervene against the likeliest causes in turn until one is proven."""
+    bench = case.bench
+
+    def serve(number: int, width: int, plan: Plan, text: str) -> Run:
+        return bench.run("prove", number, width, plan, text=text)
+
+    judged = list(ranked)
+    for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
+        tried = False
+        for intervention in interventions(suspect.cause, run, evidence, sorted(found), bench.answers):
+            tried = True
+            trial = prove(intervention, run, found, serve, hidden=hidden)
+            if not trial.accepted:
+                continue
+            name = suspect.cause
+            if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
+                # The longer timeout only hides a provider that load makes slow.
+                name = "provider-slow"
+            judged[index] = proven(replace(suspect, cause=name, layer=layer_of(name)), trial.proof.p_value)
+            return _each_once(judged), trial.proof
+        if tried:
+            judged[index] = refuted(suspect)
+        elif index == 0:
+            judged[index] = _corroborated(suspect, evidence)
+            if judged[index].score >= 0.6:
+                # Nothing can be taken away here; the lesser suspects are not better for that.
+                break
+    return _each_once(judged), None
+
+
+def _each_once(suspects_: list[Suspect]) -> list[Suspect]:
+    best: dict[str, Suspect] = {}
+    for item in suspects_:
+        if item.cause not in best or item.score > best[item.cause].score:
+            best[item.cause] = item
+    return list(best.values())
+
+
+def _corroborated(suspect: Suspect, evidence: Evidence) -> Suspect:
+    """The same failure outside CrewAI is proof enough that CrewAI is not needed for it."""
+    below = {
+        "network": ("dns", "tcp", "tls", "bare call"),
+        "provider": ("bare call",),
+    }.get(suspect.layer, ())
+    for rung in evidence.ladder.rungs:
+        if rung.name in below and rung.failures and rung.failures == rung.attempts:
+            seen = Finding(f"the {rung.name} outside CrewAI fails as well: {rung.detail}", "isolate")
+            return replace(suspect, score=0.92, evidence=(*suspect.evidence, seen))
+    return suspect
+
+
+def _doubtful(runs: Sequence[Run]) -> Run | None:
+    """A run with a failure or two: not enough to accuse, too much to acquit."""
+    some = [run for run in runs if signs(run)] or [run for run in runs if masked(run)]
+    return max(some, key=lambda run: len(signs(run)) or len(masked(run)), default=None)
+
+
+def _again(case: Case, run: Run) -> None:
+    """More of the same, to decide a failure or two."""
+    width = run.concurrency
+    try:
+        for _ in range(2):
+            more = case.bench.run(
+                "sweep", max(2 * width, 10), width, text=f"{width} at once, again, to be sure"
+            )
+            run.extend(more)
+            if _beyond_doubt(list((signs(run) or masked(run)).values())):
+                break
+    except BudgetSpent:
+        pass
+    sweep = case.step("sweep")
+    levels = tuple(row(run) if level.concurrency == width else level for level in sweep.levels)
+    case.finish("sweep", replace(sweep, levels=levels))
+
+
+def _ourselves(run: Run) -> bool:
+    """Did our own process make these failures: overruns while it was full with CrewAI's own cost?"""
+    found = signs(run)
+    if not found or any(sign.kind != "deadline" for sign in found.values()):
+        return False
+    if run.concurrency == 1 or run.stats.get("cpu", 0.0) < FULL:
+        return False
+    seconds = max(outcome.end for outcome in run.outcomes) - min(o.start for o in run.outcomes)
+    return run.stats["cpu"] * seconds / len(run.outcomes) < KICKOFF_CPU
+
+
+def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
+    attempts = sum(len(run.outcomes) for run in runs)
+    failed = [sign for run in runs for sign in signs(run).values()]
+    if attempts == 0:
+        return _verdict(case, "inconclusive", note="no request was served")
+    if failed:
+        kinds = ", ".join(f"{times} × {sign}" for sign, times in Counter(failed).most_common(3))
+        more = max(10, attempts * FEW // len(failed) - attempts)
+        note = f"{kinds} in {attempts} requests: too few to accuse; about {more} more would decide"
+        return _verdict(case, "inconclusive", note=note)
+    hidden = [sign for run in runs for sign in masked(run).values()]
+    note = ""
+    if hidden:
+        note = f"{len(hidden)} of {attempts} requests hid a fault inside ({hidden[0]}); too few to call"
+    sweep = case.step("sweep")
+    reached = max((run.concurrency for run in runs), default=0)
+    if sweep.stopped_early and reached < max(case.settings.levels):
+        note = (note + "; " if note else "") + f"seen up to {reached} at once only: the budget was spent"
+    _, high = wilson(Count(attempts, 0))
+    return _verdict(case, "healthy", confidence=round(1.0 - high, 3), note=note)
+
+
+def _verdict(
+    case: Case,
+    outcome: Result,
+    first: Suspect | None = None,
+    ranked: Sequence[Suspect] = (),
+    proof: Proof | None = None,
+    confidence: float = 0.0,
+    note: str = "",
+) -> Verdict:
+    return Verdict(
+        outcome=outcome,
+        target=redact(case.spec.text),
+        cause=first.cause if first else "",
+        layer=first.layer if first else "",
+        confidence=confidence,
+        ranked=tuple(ranked),
+        proof=proof,
+        reduction=case.step("reduction"),
+        sweep=case.step("sweep"),
+        cost=case.bench.cost(),
+        versions={**case.bench.versions, "playbook": __version__},
+        note=note,
+    )
+

@@ -1,0 +1,135 @@
+"""Take the suspect away: the failure goes; put it back: it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..inject import Plan
+from ..model import Count, Proof
+from ..runner import Run
+from ..stats import attempts_needed, fell
+from .facts import Evidence, Sign, masked, seconds_at, signs
+
+TRANSIENT = (
+    "rate-limit",
+    "server-error",
+    "reset",
+    "disconnected",
+    "truncated",
+    "connect-refused",
+    "connection-error",
+)
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """What the kit itself can do to a target to take one cause away."""
+
+    name: str
+    plan: Plan
+    concurrency: int | None = None
+    """Another concurrency than the failing one, where that is the intervention."""
+
+
+def interventions(
+    cause: str, run: Run, evidence: Evidence, found: Sequence[Sign], answers: dict[str, str]
+) -> list[Intervention]:
+    """The interventions that can prove `cause`, the most specific first."""
+    tools = sorted({s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")})
+    one = Intervention("one request at a time", Plan(), 1)
+    if cause == "shared-mutable-state":
+        return [Intervention("fresh instances per request", Plan(fresh=True)), one]
+    if cause == "provider-rate-limit":
+        return [
+            Intervention("429 waited out (Retry-After), calls paced", Plan(retry=("rate-limit",))),
+            Intervention("one model call at a time", Plan(limit=1)),
+        ]
+    if cause == "unbounded-parallelism":
+        return [Intervention("at most 3 model calls in flight", Plan(limit=3))]
+    if cause in ("provider-5xx", "unstable-connection", "connect-failure"):
+        return [Intervention("the failed model calls made again", Plan(retry=TRANSIENT))]
+    if cause == "llm-timeout-too-low":
+        return [Intervention("model timeout raised 5 times", Plan(timeout_factor=5.0))]
+    if cause == "provider-slow":
+        return [one] if run.concurrency > 1 else []
+    if cause in ("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"):
+        known = tuple(name for name in tools if name)
+        if known:
+            recorded = {name: answers[name] for name in known if name in answers}
+            name = f"tool {', '.join(known)} answers at once with its recorded answer"
+            return [Intervention(name, Plan(stub=known, answers=recorded))]
+    if cause in ("memory-slow", "memory-error"):
+        return [Intervention("memory off", Plan(without=("memory",)))]
+    if cause == "thread-pool-starvation":
+        threads = max(run.concurrency * 2, 16)
+        return [Intervention(f"an executor of {threads} threads", Plan(executor=threads))]
+    if cause == "crewai-lock-contention":
+        return [Intervention("an in-process lock for CrewAI's file lock", Plan(own_lock=True))]
+    if cause == "cpu-saturation" and run.concurrency > 1:
+        return [one]
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How an intervention went."""
+
+    proof: Proof
+    accepted: bool
+    during: Run
+    """What was measured while the intervention was in place."""
+
+
+def prove(
+    intervention: Intervention,
+    run: Run,
+    found: set[Sign],
+    serve: Callable[[int, int, Plan, str], Run],
+    *,
+    hidden: bool = False,
+) -> Trial:
+    """Before, after, and back again, counting only failures with the fingerprints `found`.
+
+    `serve(count, concurrency, plan, text)` runs requests in a fresh start; `hidden`
+    counts what was masked inside requests that ended well. Before and back again
+    are the same condition at two times, so that a failure that went away by
+    itself is not credited to the intervention.
+    """
+    before = count(run, found, hidden)
+    rate = before.failures / max(before.attempts, 1)
+    enough = max(attempts_needed(rate), 8)
+    level = run.concurrency
+    width = intervention.concurrency or level
+    size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
+    during = serve(size, width, intervention.plan, intervention.name)
+    after = count(during, found, hidden)
+    if after.attempts and after.failures > rate * after.attempts * 0.6:
+        # Not a chance: no need to spend more on it.
+        proof = Proof(intervention.name, before, after, fell(before, after), False)
+        return Trial(proof, False, during)
+    again = serve(max(level, min(size, 20)), level, Plan(), "back again")
+    back = count(again, found, hidden)
+    together = Count(before.attempts + back.attempts, before.failures + back.failures)
+    p_value = fell(together, after)
+    returned = back.failures > 0 and fell(back, after) < 2 * ALPHA
+    if back.failures > 0 and after.failures == 0:
+        returned = True
+    proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
+    return Trial(proof, returned and p_value < ALPHA, during)
+
+
+def count(run: Run, found: set[Sign], hidden: bool) -> Count:
+    """Requests of `run` with one of these fingerprints, of all that were served."""
+    kinds = masked(run) if hidden else signs(run)
+    return Count(len(run.outcomes), sum(sign in found for sign in kinds.values()))
+
+
+def steady(during: Run, alone: Run | None) -> bool:
+    """Is the provider as fast under load as alone, seen without the timeout cutting it off?"""
+    from .facts import grows
+
+    if alone is None:
+        return True
+    return not grows(seconds_at(alone, "llm", ok_only=False), seconds_at(during, "llm"))

@@ -1,0 +1,293 @@
+"""From fingerprints to causes: what each failure may mean, with the evidence for it.
+
+A rule reads the evidence and never the target. It gives a score of at most 0.85:
+the rest belongs to the proof (`playbook.diagnose.prove`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..model import Finding, Suspect
+from ..runner import Run
+from ..stats import quantile
+from ..sweep import FULL
+from . import catalogue
+from .facts import Evidence, Sign, grows, most_at_once, place, seconds_at
+
+SIMPLE: Mapping[str, str] = {
+    "crossed": "shared-mutable-state",
+    "executor-busy": "shared-mutable-state",
+    "rate-limit": "provider-rate-limit",
+    "quota": "provider-rate-limit",
+    "server-error": "provider-5xx",
+    "auth": "provider-auth",
+    "not-found": "provider-auth",
+    "bad-response": "provider-bad-response",
+    "context-length": "context-length",
+    "pool-timeout": "connection-pool-exhausted",
+    "connect-timeout": "connect-failure",
+    "connect-refused": "connect-failure",
+    "connect-failed": "connect-failure",
+    "connection-error": "unstable-connection",
+    "proxy": "proxy-misroute",
+    "dns": "dns-failure",
+    "tls": "tls-failure",
+    "reset": "unstable-connection",
+    "disconnected": "unstable-connection",
+    "truncated": "unstable-connection",
+    "emfile": "file-descriptors-exhausted",
+    "threads-exhausted": "resource-leak",
+    "event-loop-closed": "client-across-loops",
+    "lock-timeout": "crewai-lock-contention",
+    "storage-not-writable": "storage-not-writable",
+    "storage-locked": "crewai-lock-contention",
+    "memory-error": "memory-error",
+    "max-iterations": "agent-loop",
+    "execution-timeout": "deadline-not-enforced",
+    "system-exit": "worker-exit",
+    "side-effect-conflict": "side-effect-duplication",
+}
+"""Classes that name their cause by themselves, when they are the provider's or nobody's."""
+
+_BURST = 8
+"""Model calls of one request open at once from which the fan-out itself is suspect."""
+
+
+def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Suspect]:
+    """The causes that could have made these failures of `run`, likeliest first."""
+    total = len(found)
+    scores: dict[str, float] = {}
+    findings: dict[str, list[Finding]] = {}
+    for sign, times in Counter(found.values()).most_common():
+        for cause, weight, texts in _causes(sign, run, evidence):
+            scores[cause] = scores.get(cause, 0.0) + weight * times / total
+            findings.setdefault(cause, []).append(
+                Finding(
+                    f"{times} of {len(run.outcomes)} requests at {run.concurrency} at once: {sign}",
+                    "sweep",
+                )
+            )
+            findings[cause] += texts
+    _shared_state(run, evidence, found, scores, findings)
+    ranked = [
+        Suspect(cause, layer_of(cause), round(min(score, 0.85), 3), tuple(findings[cause]))
+        for cause, score in scores.items()
+    ]
+    return sorted(ranked, key=lambda item: -item.score)
+
+
+def layer_of(cause: str) -> str:
+    return catalogue.cause(cause).layer
+
+
+Named = list[tuple[str, float, list[Finding]]]
+
+
+def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
+    """Causes of one fingerprint: id, weight, further findings."""
+    if sign.kind == "deadline":
+        return _deadline(sign, run, evidence)
+    if sign.kind == "hung":
+        return _hung(sign, run)
+    if sign.place.startswith("tool:"):
+        return _tool(sign, run, evidence)
+    if sign.place == "memory" and sign.kind != "memory-error":
+        return [("memory-error", 0.8, [Finding(f"the memory's own call fails: {sign.kind}", "spans")])]
+    if sign.kind in ("read-timeout", "timeout", "write-timeout"):
+        return _model_timeout(run, evidence)
+    burst = most_at_once(run.spans)
+    if burst >= _BURST and sign.kind in ("rate-limit", "pool-timeout", "connect-timeout", "reset"):
+        text = f"one request opens {burst} model calls at once"
+        return [
+            ("unbounded-parallelism", 0.8, [Finding(text, "spans")]),
+            (SIMPLE[sign.kind], 0.5, []),
+        ]
+    if sign.kind in SIMPLE:
+        return [(SIMPLE[sign.kind], 0.8, _bare(evidence, sign.kind))]
+    return [("unknown", 0.3, [])]
+
+
+def _bare(evidence: Evidence, kind: str) -> list[Finding]:
+    """What the same call outside CrewAI did, and whether load matters."""
+    found = [
+        Finding(f"{rung.name} at {rung.concurrency}: {rung.detail}", "isolate")
+        for rung in evidence.ladder.rungs
+        if rung.name in ("bare call", "dns", "tcp", "tls") and (rung.failures or rung.status == "slow")
+    ]
+    rates = [
+        f"{level.failures}/{level.attempts} at {level.concurrency}" for level in evidence.sweep.levels
+    ]
+    if kind in ("rate-limit", "server-error") and len(rates) > 1:
+        found.append(Finding(f"failed requests by concurrency: {', '.join(rates)}", "sweep"))
+    return found
+
+
+def _model_timeout(run: Run, evidence: Evidence) -> Named:
+    """The timeout is too low, or the provider is slow: decided by its latency under load."""
+    failed = [
+        span
+        for span in run.spans
+        if span.kind == "http" and place(span) == "llm" and span.fault == "read-timeout"
+    ]
+    limits = [float(span.attributes.get("playbook.timeout_read_s", -1.0)) for span in failed]
+    limit = quantile([value for value in limits if value > 0], 0.5)
+    texts = []
+    if limit:
+        waits = [span.seconds for span in failed]
+        texts.append(
+            Finding(
+                f"{len(failed)} model calls end after {quantile(waits, 0.5):.2f} s: "
+                f"the configured timeout is {limit:g} s",
+                "spans",
+            )
+        )
+    slow = [
+        rung for rung in evidence.ladder.rungs if rung.name == "bare call" and rung.status == "slow"
+    ]
+    silent = [
+        rung
+        for rung in evidence.ladder.rungs
+        if rung.name == "bare call" and rung.concurrency == 1 and rung.failures == rung.attempts > 0
+    ]
+    alone = evidence.alone
+    load = bool(slow) or (
+        alone is not None
+        and grows(
+            seconds_at(alone, "llm", ok_only=False), seconds_at(run, "llm", ok_only=False)
+        )
+    )
+    texts += [
+        Finding(f"{rung.name} at {rung.concurrency}: {rung.detail}", "isolate")
+        for rung in evidence.ladder.rungs
+        if rung.name == "bare call"
+    ]
+    if silent:
+        return [("provider-slow", 0.8, texts), ("llm-timeout-too-low", 0.3, texts)]
+    if load:
+        return [("provider-slow", 0.8, texts), ("llm-timeout-too-low", 0.4, texts)]
+    return [("llm-timeout-too-low", 0.8, texts), ("provider-slow", 0.3, texts)]
+
+
+def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
+    name = sign.place.removeprefix("tool:")
+    times = seconds_at(run, sign.place, ok_only=False)
+    text = Finding(f"tool {name} takes {quantile(times, 0.5):.2f} s at the median", "spans")
+    if sign.kind in ("read-timeout", "timeout", "connect-timeout", "execution-timeout"):
+        return [("tool-slow", 0.8, [text, *_direct(evidence, name)]), ("tool-error", 0.3, [])]
+    if sign.kind == "storage-locked":
+        return [("tool-contention", 0.8, [text])]
+    return [("tool-error", 0.8, [Finding(f"tool {name} fails: {sign.kind}", "spans"), *_direct(evidence, name)])]
+
+
+def _direct(evidence: Evidence, tool: str) -> list[Finding]:
+    return [
+        Finding(f"{rung.name} called directly, {rung.concurrency} at once: {rung.detail}", "isolate")
+        for rung in evidence.ladder.rungs
+        if rung.name == f"tool:{tool}"
+    ]
+
+
+def _hung(sign: Sign, run: Run) -> Named:
+    texts = [
+        Finding(f"{span.name} was still open after {span.seconds:.0f} s", "spans")
+        for span in run.spans
+        if span.attributes.get("playbook.unfinished") and span.kind in ("http", "tool")
+    ][:3]
+    if sign.place.startswith("tool:"):
+        return [("tool-no-timeout", 0.8, texts)]
+    if sign.place == "memory":
+        return [("memory-slow", 0.7, texts)]
+    return [("no-timeout", 0.8 if sign.place == "llm" else 0.4, texts)]
+
+
+def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:  # noqa: PLR0911
+    """Requests that overran: the place where their time went is the suspect."""
+    alone = evidence.alone
+    where = sign.place
+    level = evidence.deadline_s
+    texts = [Finding(f"the time went to {where or 'no single place'}", "spans")]
+    if level:
+        texts.append(Finding(f"the deadline is {level:g} s", "settings"))
+    if where.startswith("tool:"):
+        name = where.removeprefix("tool:")
+        many = seconds_at(run, where, ok_only=False)
+        texts.append(
+            Finding(f"tool {name} takes {quantile(many, 0.5):.2f} s at the median", "spans")
+        )
+        texts += _direct(evidence, name)
+        if alone is not None and grows(seconds_at(alone, where, ok_only=False), many):
+            wire = [s for s in run.spans if s.kind == "http" and place(s) == where]
+            if sum(span.seconds for span in wire) < 0.5 * sum(many):
+                return [("tool-contention", 0.8, texts), ("tool-slow", 0.4, texts)]
+        return [("tool-slow", 0.8, texts)]
+    if where == "memory":
+        return [("memory-slow", 0.8, texts)]
+    if run.stats.get("cpu", 0.0) >= FULL:
+        return [("cpu-saturation", 0.7, [Finding(f"CPU {run.stats['cpu']:.2f} of a core", "process")])]
+    if where == "queue":
+        return [("thread-pool-starvation", 0.8, texts)]
+    if where == "llm":
+        before = seconds_at(alone, "llm") if alone is not None else []
+        if before and grows(before, seconds_at(run, "llm")):
+            return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
+        return [("platform-timeout", 0.8, texts)]
+    return [("platform-timeout", 0.6, texts)]
+
+
+def _shared_state(
+    run: Run,
+    evidence: Evidence,
+    found: Mapping[str, Sign],
+    scores: dict[str, float],
+    findings: dict[str, list[Finding]],
+) -> None:
+    """Shared objects are no crime; shared objects and failures only when requests overlap are."""
+    cause = "shared-mutable-state"
+    alone = evidence.alone
+    clean_alone = alone is None or not any(outcome.failed for outcome in alone.outcomes)
+    mutable = [item for item in run.shares if item["kind"] in ("crew", "agent", "task")]
+    tools = [
+        item for item in run.shares if item["kind"] == "tool" and item["name"] in run.mutated
+    ]
+    own = {name for name, sign in found.items() if sign.kind == "application-error"}
+    if cause not in scores and own and clean_alone and run.concurrency > 1 and (mutable or tools):
+        scores[cause] = 0.7 * len(own) / len(found)
+        findings[cause] = []
+    if cause not in scores:
+        return
+    # Whatever else fails in requests that share objects is likely the same thing.
+    involved = {name for item in run.shares for name in item["requests"]}
+    rest = sum(1 for name, sign in found.items() if sign.kind == "application-error" and name in involved)
+    scores[cause] += 0.5 * rest / len(found)
+    texts = findings[cause]
+    if clean_alone and alone is not None:
+        texts.append(Finding(f"none of {len(alone.outcomes)} requests fails one at a time", "sweep"))
+    for kind, name, type_ in dict.fromkeys(
+        (item["kind"], item["name"], item["type"]) for item in [*mutable, *tools]
+    ):
+        texts.append(
+            Finding(f"one {kind} object in overlapping requests: {name or type_} ({type_})", "sharing")
+        )
+    crossed = [outcome for outcome in run.outcomes if outcome.foreign]
+    for outcome in crossed[:2]:
+        span = next(
+            (s for s in run.spans if s.request == outcome.request and s.attributes.get("playbook.foreign")),
+            None,
+        )
+        where = f"{span.kind} {span.name}" if span else "answer"
+        texts.append(
+            Finding(f"the canary of {outcome.foreign[0]} is in the {where} of {outcome.request}", "canaries")
+        )
+
+
+def proven(suspect: Suspect, p_value: float) -> Suspect:
+    """The suspect after a successful intervention."""
+    return replace(suspect, score=round(min(0.98, 1.0 - max(p_value, 0.02)), 3))
+
+
+def refuted(suspect: Suspect) -> Suspect:
+    """The suspect after an intervention that changed nothing."""
+    return replace(suspect, score=round(suspect.score * 0.3, 3))

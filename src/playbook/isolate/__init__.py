@@ -1,0 +1,1 @@
+"""Which layer fails, and what is the least that still fails."""
