@@ -89,6 +89,18 @@ def test_timeline_shows_the_stretch_that_fails():
     assert words(figure)[0] == "The 120 of 400 requests among which most failed: 40"
 
 
+def test_burst_is_the_one_in_which_most_failed():
+    alone = [replace(it, start=it.start + 100 * i, end=it.end + 100 * i)
+             for i, it in enumerate(samples.requests(5, 1), 1)]  # fmt: skip
+    light, heavy = samples.requests(12, 4), samples.requests(30, 10)
+    heavy = tuple(replace(it, start=it.start + 50, end=it.end + 50) for it in heavy)
+    assert list(plots.burst([*alone, *light, *heavy])) == sorted(
+        heavy, key=lambda it: (it.start, it.request)
+    )
+    assert plots.burst(alone) == alone
+    assert plots.burst(()) == ()
+
+
 def test_ladder_marks_the_rung_that_fails():
     figure = plots.ladder(samples.LADDER)
     (axes,) = figure.axes
