@@ -433,7 +433,8 @@ def test_it_listens_on_loopback_only(running: lab.Lab) -> None:
 PARENT = """
 import sys
 from playbook import lab
-print(lab.start().url, flush=True)
+started = lab.start()
+print(started.url, flush=True)
 sys.stdin.read()
 """
 
@@ -456,6 +457,14 @@ def test_the_lab_ends_with_its_parent() -> None:
         return False
 
     assert until(gone)
+
+
+def test_an_interrupt_of_the_group_leaves_the_lab_to_its_parent() -> None:
+    with lab.start() as started:
+        os.kill(started._process.pid, signal.SIGINT)
+        assert started.stats()["calls"] == 0
+        os.kill(started._process.pid, signal.SIGTERM)
+        assert started._process.wait(5) == 0
 
 
 def test_stop_is_final_and_can_be_repeated() -> None:

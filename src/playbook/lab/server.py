@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import signal
 import socket
 import sys
@@ -76,7 +77,8 @@ def _nothing() -> None:
 
 def _leash(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     """Whoever started the lab holds the other end of our stdin; when it dies, so do we."""
-    while sys.stdin.buffer.read(65_536):
+    # os.read: a thread inside a buffered reader would break the interpreter's exit.
+    while os.read(sys.stdin.fileno(), 65_536):
         pass
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(stop.set)
