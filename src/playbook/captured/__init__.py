@@ -1,0 +1,157 @@
+"""Evidence of an outage that is over: logs and OTLP traces read as outcomes and spans.
+
+`read` takes what there is: JSON lines (structlog, python-json-logger, pino, winston), plain
+text with tracebacks, or an OTLP JSON export. What cannot be read is counted and said.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..model import Count, Level, Outcome, Span
+from . import logs, otlp
+from .requests import Requests
+
+__all__ = ["Captured", "CapturedError", "read"]
+
+BUCKETS = (1, 10, 50, 100)
+"""Upper ends of the levels that requests are grouped into, by how many overlap."""
+
+
+class CapturedError(ValueError):
+    """The file holds nothing that can be used; the text says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    outcomes: tuple[Outcome, ...]
+    spans: tuple[Span, ...]
+    lines: int
+    """Lines of the file; of a single JSON document, the entries of its list."""
+    skipped: int
+    """Lines that could not be read as a record or part of one."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What was found (``request``, ``time``, ``duration``, …) and under which name."""
+    note: str = ""
+    """What could not be known from this file."""
+
+    def levels(self) -> tuple[Level, ...]:
+        """Outcomes grouped by the most that ran at once while they did; empty without durations.
+
+        Not by what ran at their start: the first request of a burst is not alone for long.
+        """
+        timed = [each for each in self.outcomes if each.seconds > 0]
+        if not timed:
+            return ()
+        starts = sorted(each.start for each in timed)
+        ends = sorted(each.end for each in timed)
+        running = [
+            number - bisect.bisect_right(ends, start) for number, start in enumerate(starts, 1)
+        ]
+        groups: dict[int, list[Outcome]] = {}
+        most: dict[int, int] = {}
+        for each in timed:
+            first = bisect.bisect_left(starts, each.start)
+            overlap = max(running[first : bisect.bisect_left(starts, each.end)], default=1)
+            bucket = bisect.bisect_left(BUCKETS, overlap)
+            groups.setdefault(bucket, []).append(each)
+            most[bucket] = max(most.get(bucket, 1), overlap)
+        return tuple(_level(most[bucket], groups[bucket]) for bucket in sorted(groups))
+
+
+def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:
+    from ..stats import quantile, wilson
+
+    count = Count(len(outcomes), sum(each.failed for each in outcomes))
+    low, high = wilson(count)
+    seconds = [each.seconds for each in outcomes]
+    elapsed = max(each.end for each in outcomes) - min(each.start for each in outcomes)
+    kinds = Counter(each.fault.kind for each in outcomes if each.failed and each.fault)
+    return Level(
+        concurrency=concurrency,
+        attempts=count.attempts,
+        failures=count.failures,
+        rate_low=round(low, 4),
+        rate_high=round(high, 4),
+        p50_s=round(quantile(seconds, 0.5), 3),
+        p95_s=round(quantile(seconds, 0.95), 3),
+        rps=round(count.attempts / elapsed, 3) if elapsed > 0 else 0.0,
+        in_flight=0,  # a log does not tell what was open at the provider
+        faults=dict(kinds),
+        masked=sum(bool(each.masked) for each in outcomes if not each.failed),
+    )
+
+
+def read(path: Path | str) -> Captured:
+    """The outcomes and spans of a captured file; `CapturedError` if there are none."""
+    path = Path(path)
+    requests = Requests()
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            head = file.read(65_536)
+            file.seek(0)
+            if not head.strip():
+                raise CapturedError(f"{path}: the file is empty")
+            if head.count("\0") > len(head) // 100:
+                raise CapturedError(f"{path}: this is not text")
+            whole = _whole(head)
+            if "resourceSpans" in head or "resource_spans" in head:
+                otlp.read(_documents(file, whole, requests), requests)
+            elif whole:
+                logs.read_entries(_entries(json.load(file)), requests)
+            else:
+                logs.read_lines(file, requests)
+    except (OSError, RecursionError) as error:
+        raise CapturedError(f"{path}: {getattr(error, 'strerror', '') or error}") from error
+    except json.JSONDecodeError as error:
+        raise CapturedError(f"{path}: not valid JSON: {error}") from error
+    outcomes, note = requests.outcomes()
+    if not outcomes:
+        raise CapturedError(
+            f"{path}: no request found in {requests.lines} lines; playbook reads JSON lines, "
+            "text logs with timestamps or tracebacks, and OTLP JSON (resourceSpans)"
+        )
+    return Captured(
+        outcomes, tuple(requests.spans), requests.lines, requests.skipped, requests.fields, note
+    )
+
+
+def _whole(head: str) -> bool:
+    """Whether the file is one JSON document over several lines, or a list."""
+    text = head.lstrip("\ufeff \t\r\n")
+    first = text.partition("\n")[0].strip()
+    if text.startswith("["):
+        # "[2025-06-01 10:00:00] ERROR" and "[12:00] ..." are lines of a text log.
+        return text[1:].lstrip()[:1] in {"{", "]"}
+    return first == "{" or (first.startswith('{"') and first.endswith((",", "[", "{")))
+
+
+def _entries(document: Any) -> Iterator[Any]:
+    """The records of one JSON document: a list, or the longest list it holds."""
+    if isinstance(document, dict):
+        lists = [each for each in document.values() if isinstance(each, list)]
+        document = max(lists, key=len, default=[document])
+    yield from document if isinstance(document, list) else ()
+
+
+def _documents(file: Any, whole: bool, requests: Requests) -> Iterator[Any]:
+    """OTLP documents: one, or one a line as the collector's file exporter writes them."""
+    if whole:
+        document = json.load(file)
+        requests.lines += 1
+        yield from document if isinstance(document, list) else [document]
+        return
+    for line in file:
+        if not line.strip():
+            continue
+        requests.lines += 1
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError):
+            requests.skipped += 1

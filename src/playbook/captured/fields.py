@@ -1,0 +1,145 @@
+"""Common names of the same thing in different loggers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "request": _names(
+        "requestid reqid xrequestid correlationid xcorrelationid awsrequestid invocationid "
+        "transactionid traceid"
+    ),
+    "time": _names("time timestamp ts asctime datetime date"),
+    "level": _names("level levelname severity loglevel"),
+    "status": _names("statuscode httpstatus status responsestatus"),
+    "duration": _names(
+        "responsetime durationms durationsec durations durationseconds duration elapsedms elapseds "
+        "elapsedseconds elapsed latencyms latencys latency tookms took processtime totalms"
+    ),
+    "message": _names("msg message event"),
+    "error": _names("err error exception excinfo exc stacktrace traceback stack"),
+}
+"""What is looked for, with its names in order of preference, spelled without ``_ - . @``."""
+
+# Ids that belong to the machinery and differ between any two lines, or that name the request.
+_NOT_SCOPE = frozenset(NAMES["request"]) | frozenset(
+    _names(
+        "spanid parentspanid parentid pid processid threadid callid eventid messageid responseid "
+        "workerid hostid id sid uid rid xid executionid agentid kickoffid"
+    )
+)
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
+_DURATION = re.compile(r"^\s*([\d.]+)\s*(ns|µs|us|ms|s|sec|seconds?|m|min)?\s*$", re.IGNORECASE)
+_SCALE = {"ns": 1e-9, "µs": 1e-6, "us": 1e-6, "ms": 1e-3, "m": 60.0, "min": 60.0}
+_PINO = {10: "trace", 20: "debug", 30: "info", 40: "warn", 50: "error", 60: "fatal"}
+
+
+def flat(entry: Mapping[str, Any], depth: int = 4) -> dict[str, Any]:
+    """Leaves by their dotted path, at most `depth` deep."""
+    leaves: dict[str, Any] = {}
+
+    def walk(value: Any, path: str, left: int) -> None:
+        if isinstance(value, dict) and left and value:
+            for key, item in value.items():
+                walk(item, f"{path}.{key}" if path else str(key), left - 1)
+        else:
+            leaves[path] = value
+
+    walk(dict(entry), "", depth)
+    return leaves
+
+
+def plain(name: str) -> str:
+    return _SEPARATORS.sub("", name.lower())
+
+
+def find(leaves: Mapping[str, Any], what: str) -> tuple[str, Any]:
+    """The path and value of the best-named leaf; ``("", None)`` if there is none."""
+    best: tuple[int, str, Any] | None = None
+    names = NAMES[what]
+    for path, value in leaves.items():
+        if value is None or value == "":
+            continue
+        for spelled in {plain(path), plain(path.rsplit(".", 1)[-1])}:
+            if spelled in names:
+                rank = 10 * names.index(spelled) + path.count(".")
+                if best is None or rank < best[0]:
+                    best = (rank, path, value)
+    return best[1:] if best else ("", None)
+
+
+def instant(value: Any) -> float | None:
+    """Seconds since the epoch, from a number of any unit or an ISO date (UTC if it has no zone)."""
+    try:
+        if isinstance(value, str) and not re.fullmatch(r"\d+(?:\.\d+)?", value):
+            moment = datetime.fromisoformat(value.strip().replace(",", "."))
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        if isinstance(value, bool):
+            return None
+        number = float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    for limit, scale in ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0)):
+        if limit <= number < 1e20:
+            return number * scale
+    return None
+
+
+def seconds(path: str, value: Any) -> float | None:
+    """A duration in seconds, its unit from the value, else the name, else the size of the number.
+
+    A bare ``duration`` that is whole and at least 100 is taken for milliseconds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    found = _DURATION.match(str(value))
+    if found is None:
+        return None
+    try:
+        number = float(found[1])
+    except ValueError:
+        return None
+    name = path.rsplit(".", 1)[-1].lower()
+    unit = (found[2] or "").lower()
+    if not unit:
+        unit = next((each for each in ("ns", "us", "ms") if name.endswith(each)), "")
+        millis = plain(name) == "responsetime" or (number >= 100 and number == int(number))
+        if not unit and not name.endswith(("_s", "sec", "seconds")) and millis:
+            unit = "ms"
+    result = number * _SCALE.get(unit, 1.0)
+    return result if 0 <= result < 86_400 else None
+
+
+def status(value: Any) -> int | None:
+    try:
+        number = int(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return number if 100 <= number <= 599 and not isinstance(value, bool) else None
+
+
+def level(value: Any) -> str:
+    if isinstance(value, int):
+        return _PINO.get(value, "")
+    return value.lower() if isinstance(value, str) else ""
+
+
+def scope(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Ids of whom the request is about: customer, case, task, tenant, …"""
+    for path, value in leaves.items():
+        name = plain(path.rsplit(".", 1)[-1])
+        wanted = name == "canary" or (name.endswith("id") and name not in _NOT_SCOPE)
+        # "customer.id" as a semantic attribute
+        if name == "id" and "." in path:
+            name = plain(".".join(path.rsplit(".", 2)[-2:]))
+            wanted = name not in _NOT_SCOPE
+        if wanted and isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            yield name, str(value)[:100]
