@@ -11,7 +11,9 @@ for a dark theme.
 
 from __future__ import annotations
 
+import html
 import io
+import logging
 import math
 import re
 import threading
@@ -53,6 +55,10 @@ MOST_REQUESTS = 120
 """Bars in a timeline; more are not told apart on a page."""
 MOST_SPANS = 60
 """Bars in a waterfall."""
+
+# The first import on a machine announces on stderr that fonts are being listed, which
+# a notebook would keep as its output.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 _drawing = threading.Lock()
 # matplotlib's settings and font cache are the process's; the live plot draws from
@@ -100,8 +106,6 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def _attribute(figure: Figure) -> str:
-    import html
-
     return html.escape(str(figure.get_label()))
 
 

@@ -94,7 +94,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self._frame()
 
     def __repr__(self) -> str:
-        return "<Panel of a sweep>"  # the widgets' own lists every trait, and differs each time
+        # The widgets' own lists every trait, and differs each time.
+        return "<Panel of a sweep: run this cell to see it>"
 
     # What a person, or a notebook without one, does ----------------------------------
 
@@ -128,8 +129,16 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self._live.changed.set()
 
     def wait(self, timeout: float = 120) -> Sweep:
-        """Block until the sweep has ended, and return it; raises what it raised."""
-        if not self._idle.wait(timeout):
+        """Block until the sweep has ended, and return it; raises what it raised.
+
+        Interrupting the kernel while it waits does what Stop does.
+        """
+        try:
+            ended = self._idle.wait(timeout)
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+        if not ended:
             raise TimeoutError(f"the sweep has not ended after {timeout:g} s")
         if self.error is not None:
             raise self.error
