@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -57,23 +58,29 @@ def flat(entry: Mapping[str, Any], depth: int = 4) -> dict[str, Any]:
     return leaves
 
 
+@functools.lru_cache(4096)
 def plain(name: str) -> str:
+    """The name without case and separators; paths repeat on every line, so it is remembered."""
     return _SEPARATORS.sub("", name.lower())
 
 
 def find(leaves: Mapping[str, Any], what: str) -> tuple[str, Any]:
     """The path and value of the best-named leaf; ``("", None)`` if there is none."""
-    best: tuple[int, str, Any] | None = None
+    ranked = (
+        (rank, path)
+        for path, value in leaves.items()
+        if value not in (None, "") and (rank := _rank(path, what)) is not None
+    )
+    path = min(ranked, default=(0, ""))[1]
+    return path, leaves.get(path) if path else None
+
+
+@functools.lru_cache(8192)
+def _rank(path: str, what: str) -> int | None:
+    """How good a name is, lower is better: preference first, then how deep it stands."""
     names = NAMES[what]
-    for path, value in leaves.items():
-        if value is None or value == "":
-            continue
-        for spelled in {plain(path), plain(path.rsplit(".", 1)[-1])}:
-            if spelled in names:
-                rank = 10 * names.index(spelled) + path.count(".")
-                if best is None or rank < best[0]:
-                    best = (rank, path, value)
-    return best[1:] if best else ("", None)
+    spelled = {plain(path), plain(path.rsplit(".", 1)[-1])} & set(names)
+    return min((10 * names.index(name) + path.count(".") for name in spelled), default=None)
 
 
 def instant(value: Any) -> float | None:

@@ -65,7 +65,7 @@ def read_lines(lines: Iterable[str], requests: Requests) -> None:
             size += len(line)
             if size < _MAX_RECORD:
                 pending.append(line)
-        elif parse(line) and any(link.type for link in parse(line)):
+        elif any(link.type for link in parse(line)):
             pending.append(line)
             size = 0
         else:
