@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .case import Case, CaseError, read
-    from .notebook import panel
+    from .notebook.panel import panel
     from .target import TargetError
     from .training import drill
 

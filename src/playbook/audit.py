@@ -53,7 +53,9 @@ def read(target: Target, watch: Watch) -> list[dict[str, Any]]:
     inject.use(inject.Plan())
     if not any(crews):
         why = errors[0] if errors else "it starts no crew"
-        return [_item("note", "crew", "not reached", "target", f"the audit could not build it: {why}")]
+        return [
+            _item("note", "crew", "not reached", "target", f"the audit could not build it: {why}")
+        ]
     found: list[dict[str, Any]] = []
     first, second = crews[0], crews[1]
     found += _shared(first, second)
@@ -62,7 +64,15 @@ def read(target: Target, watch: Watch) -> list[dict[str, Any]]:
     return found + _environment()
 
 
-def _item(severity: str, what: str, value: Any, place: str, advice: str = "", cause: str = "", **numbers: Any) -> dict[str, Any]:
+def _item(
+    severity: str,
+    what: str,
+    value: Any,
+    place: str,
+    advice: str = "",
+    cause: str = "",
+    **numbers: Any,
+) -> dict[str, Any]:
     return {
         "severity": severity,
         "what": what,
@@ -170,7 +180,15 @@ def _llm(llm: Any) -> list[dict[str, Any]]:
     items = []
     if read is None:
         items.append(
-            _item("danger", f"{name}: read timeout", "none", "LLM", "give LLM(timeout=…)", "no-timeout", read_s=None)
+            _item(
+                "danger",
+                f"{name}: read timeout",
+                "none",
+                "LLM",
+                "give LLM(timeout=…)",
+                "no-timeout",
+                read_s=None,
+            )
         )
     else:
         items.append(
@@ -231,7 +249,8 @@ def _tool(tool: Any) -> list[dict[str, Any]]:
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr in _CALLS
-            and ast.unparse(node.func.value).split(".")[-1].split("(")[0].lower().strip("_") in _CLIENTS
+            and ast.unparse(node.func.value).split(".")[-1].split("(")[0].lower().strip("_")
+            in _CLIENTS
             and not any(word.arg in ("timeout", None) for word in node.keywords)
         ):
             library = ast.unparse(node.func)
@@ -252,7 +271,8 @@ def _tool(tool: Any) -> list[dict[str, Any]]:
 
 def _where(kind: type) -> str:
     try:
-        return f"{os.path.basename(inspect.getsourcefile(kind) or '')}:{inspect.getsourcelines(kind)[1]}"
+        file = os.path.basename(inspect.getsourcefile(kind) or "")
+        return f"{file}:{inspect.getsourcelines(kind)[1]}"
     except (OSError, TypeError):
         return kind.__name__
 
@@ -309,7 +329,8 @@ def summary(items: Sequence[dict[str, Any]], deadline_s: float | None) -> Audit:
                     "budget of one model call",
                     f"{max(reads):g} s × {sdk} × {agent} tries = {worst:g} s",
                     "LLM and agent",
-                    f"can outlast the deadline of {deadline_s:g} s: call < tool < agent < crew < platform",
+                    f"can outlast the deadline of {deadline_s:g} s; budgets must nest: "
+                    "call < tool < agent < crew < platform",
                     "platform-timeout",
                 ),
             )

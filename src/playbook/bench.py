@@ -258,7 +258,9 @@ class Bench:
                 self.provider_calls += message["attributes"].get("playbook.within") == "llm"
 
         worker.on_message = listen
-        return worker.probe(what, limit_s=min(self._limit(), max(self.seconds_left, 1.0)), **options)
+        return worker.probe(
+            what, limit_s=min(self._limit(), max(self.seconds_left, 1.0)), **options
+        )
 
     def audit(self, worker: Worker) -> list[dict[str, Any]]:
         """Settings read off the live objects (see `playbook.audit.read`); no request is sent."""
@@ -306,7 +308,9 @@ class Bench:
 
 
 def _with_timeout(plan: Plan, seconds: float) -> Plan:
-    return plan if plan.timeout_factor != 1.0 or plan.timeout_s else replace(plan, timeout_s=seconds)
+    return (
+        plan if plan.timeout_factor != 1.0 or plan.timeout_s else replace(plan, timeout_s=seconds)
+    )
 
 
 def _is_loopback(host: str) -> bool:
@@ -315,4 +319,3 @@ def _is_loopback(host: str) -> bool:
     with suppress(ValueError):
         return ip_address(host.strip("[]")).is_loopback
     return False
-

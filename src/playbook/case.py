@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,7 @@ STEPS: Mapping[str, type] = {
     "reintroduction": Reintroduction,
     "verdict": Verdict,
 }
+
 
 class CaseError(Exception):
     """The case cannot be opened or written; the message is one clear line."""
@@ -103,6 +105,8 @@ class Case:
         self._bench: Bench | None = None
         self._runs: list[Run] = []
         self._steps: dict[str, Any] = {}
+        self._tried: list[Run] = []
+        """Runs at the failing concurrency with something taken out."""
         self._resume()
         self._evidence = (self.directory / "evidence.jsonl").open("a", encoding="utf-8")
 
@@ -117,17 +121,19 @@ class Case:
                 raise CaseError(f"{about} is not a case: {error}") from None
             if known.get("target") != self.spec.text:
                 raise CaseError(
-                    f"{self.directory} is a case of {known.get('target')}, not of {self.spec.text}; "
-                    "name another folder with --case"
+                    f"{self.directory} is a case of {known.get('target')}, "
+                    f"not of {self.spec.text}; name another folder with --case"
                 )
             record = read(self.directory)
-            if record.sweep is not None and not record.sweep.stopped_early or record.verdict:
+            if (record.sweep is not None and not record.sweep.stopped_early) or record.verdict:
                 self._steps = {
                     name: value
                     for name in STEPS
                     if (value := getattr(record, name, None)) is not None and name != "verdict"
                 }
-                self._runs = replay(self.directory / "evidence.jsonl", "sweep", self.settings.deadline_s)
+                self._runs = replay(
+                    self.directory / "evidence.jsonl", "sweep", self.settings.deadline_s
+                )
         settings = {**asdict(self.settings), "env": sorted(self.settings.env), "inputs": "…"}
         self._write("case.json", {"target": self.spec.text, "playbook": __version__, **settings})
 
@@ -164,9 +170,13 @@ class Case:
                 self._keep,
                 live=self.live,
                 confirm=self._confirm,
-                on_progress=lambda progress: self.on_progress(progress),
+                on_progress=self._tell,
             )
         return self._bench
+
+    def _tell(self, progress: Progress) -> None:
+        # Who listens may change while the bench lives.
+        self.on_progress(progress)
 
     def stop(self) -> None:
         """Start nothing new; the step that is running returns what it has. From any thread."""
@@ -213,6 +223,7 @@ class Case:
         self.bench.resume()
         plan = Plan(timeout_s=timeout) if timeout else Plan()
         result, self._runs = sweeping.sweep(self.bench, levels or self.settings.levels, plan)
+        self._tried = []
         for step in ("ladder", "reduction", "reintroduction"):
             self._steps.pop(step, None)
         return self.finish("sweep", result)
@@ -223,7 +234,8 @@ class Case:
 
         run = self.failing()
         concurrency = run.concurrency if run else min(max(self.settings.levels), 10)
-        result, _ = ladder(self.bench, concurrency)
+        result, alone = ladder(self.bench, concurrency)
+        self._tried += [run for run in alone if run.concurrency == concurrency]
         return self.finish("ladder", result)
 
     def reduce(self) -> Reduction:
@@ -239,16 +251,16 @@ class Case:
         before = self._count(run, found, hidden)
         rate = before.failures / max(before.attempts, 1)
         components = [*self.bench.components, f"concurrency:{run.concurrency}"]
-        if run.concurrency == 1:
+        if run.concurrency == 1 or self._fails_alone(found, hidden):
             components = list(self.bench.components)
         partial = Reduction(tuple(components))
-        try:
-            partial = reducing.reduce(components, gone, self._test(run, found, hidden, "reduce"), rate)
-        except (BudgetSpent, Stopped):
-            pass
+        with suppress(BudgetSpent, Stopped):
+            partial = reducing.reduce(
+                components, gone, self._test(run, found, hidden, "reduce"), rate, self._known(run)
+            )
         from .isolate.script import write
 
-        partial = write(partial, self, run, found)
+        partial = write(partial, self, run)
         return self.finish("reduction", partial)
 
     def reintroduce(self) -> Reintroduction:
@@ -266,7 +278,7 @@ class Case:
         base = [item for item in self.bench.components if item not in back]
         try:
             result = reducing.reintroduce(
-                base, back, self._test(run, found, hidden, "reintroduce"), rate
+                base, back, self._test(run, found, hidden, "reintroduce"), rate, self._known(run)
             )
         except (BudgetSpent, Stopped):
             result = Reintroduction()
@@ -333,9 +345,27 @@ class Case:
             tried = self.bench.run(
                 step, max(width, 8), width, Plan(without=without), text=text[:80]
             )
+            self._tried.append(tried)
             return self._count(tried, found, hidden)
 
         return test
+
+    def _fails_alone(self, found: set[Any], hidden: bool) -> bool:
+        """Does the same failure show without any concurrency?"""
+        return any(
+            run.concurrency == 1 and self._count(run, found, hidden).failures > 1
+            for run in self._runs
+        )
+
+    def _known(self, run: Run) -> dict[frozenset[str], Count]:
+        """What was counted before, so that no burst is served twice."""
+        found, hidden = self._fingerprints(run)
+        known: dict[frozenset[str], Count] = {}
+        for tried in [run, *self._tried]:
+            key, more = frozenset(tried.plan.without), self._count(tried, found, hidden)
+            old = known.get(key, Count(0, 0))
+            known[key] = Count(old.attempts + more.attempts, old.failures + more.failures)
+        return known
 
 
 def _twin(name: str) -> Callable[..., Any]:

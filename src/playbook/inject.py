@@ -67,7 +67,7 @@ _crews = threading.Lock()
 
 def use(plan: Plan) -> None:
     """Make `plan` the one that applies from now on in this process."""
-    global active, _not_before  # noqa: PLW0603 - one plan a process at a time
+    global active, _not_before
     active, _not_before = plan, 0.0
     if plan.own_lock:
         _use_own_lock()
@@ -275,7 +275,9 @@ def _take_out(crew: Any, gone: set[str]) -> None:
     if not gone:
         return
     names = task_names(crew)
-    keep = [task for task, name in zip(crew.tasks, names, strict=True) if f"task:{name}" not in gone]
+    keep = [
+        task for task, name in zip(crew.tasks, names, strict=True) if f"task:{name}" not in gone
+    ]
     if keep and len(keep) < len(crew.tasks):
         crew.tasks[:] = keep
         for task in keep:

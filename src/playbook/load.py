@@ -101,7 +101,9 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
     owner = scope.Scope(job.id, job.canary, building=inject.active.fresh)
     token = scope.current.set(owner)
     emit({"t": "begin", "request": job.id, "at": time.time()})
-    text, chain, status = "", (), None
+    text = ""
+    chain: tuple[Link, ...] = ()
+    status: int | None = None
     opened = record.begin("request", "request")
     above = scope.parent.set(opened.span)
     start = time.time()

@@ -179,7 +179,9 @@ def _clock(axes: Axes, which: str, top: float) -> None:
     """Ticks of a time axis that ends at `top` seconds: all in seconds, or all in ms."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     scale, unit = (1, "s") if top >= 1 else (1000, "ms")
-    axis.set_major_formatter(lambda value, _: f"{round(value * scale, 6):g} {unit}")
+    axis.set_major_formatter(
+        lambda value, _: f"{round(value * scale, 6):g} {unit}" if value else "0"
+    )
 
 
 def _cross(axes: Axes, x: Any, y: Any, size: float = 7) -> None:
@@ -227,13 +229,15 @@ def failures(sweep: Sweep, *, running: int | None = None, deadline: float | None
     _beside_title(left, [_marker("o", "good", "none"), _marker("X", "bad", "some")])
 
     if not levels:
-        _words(left, 0, 50, "nothing measured yet", ha="center", xytext=(0, 5))
+        _words(
+            left, sum(left.get_xlim()) / 2, 50, "nothing measured yet", ha="center", xytext=(0, 5)
+        )
 
     p95 = [level.p95_s for level in levels]
     p50 = [level.p50_s for level in levels]
     right.plot(at, p95, color=COLOURS["second"], marker="s", markersize=5, linestyle="--")
     right.plot(at, p50, color=COLOURS["first"], marker="o", markersize=5)
-    top = max([*p95, deadline or 0.0, 0.001])
+    top = max([*p95, deadline or 0.0], default=0) or 1.0
     right.set_ylim(0, top * 1.1)
     _clock(right, "y", top)
     if deadline:

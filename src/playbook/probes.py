@@ -23,13 +23,13 @@ from .observe import crew, http, scope
 from .observe.http import status_fault
 from .target import Target
 
+ENOUGH_SECONDS = 3.0
+"""No further call of a probe starts, one at a time, after so long: it is slow, and known to be."""
 NETWORK_TIMEOUT = 5.0
 """Seconds that DNS, TCP and TLS may take; the OpenAI SDK's own connect timeout."""
 
 
-def run(
-    command: dict[str, Any], target: Target, watch: crew.Watch, stop: threading.Event
-) -> Any:
+def run(command: dict[str, Any], target: Target, watch: crew.Watch, stop: threading.Event) -> Any:
     """Do what `command` asks; plain data comes back."""
     what = command["what"]
     if what == "network":
@@ -43,8 +43,11 @@ def run(
         return None
     count, concurrency = command.get("count", 3), command.get("concurrency", 1)
 
-    def once(_: int) -> dict[str, Any] | None:
-        if stop.is_set():
+    began = time.perf_counter()
+
+    def once(number: int) -> dict[str, Any] | None:
+        late = concurrency == 1 and number and time.perf_counter() - began > ENOUGH_SECONDS
+        if stop.is_set() or late:
             return None
         scope.current.set(scope.Scope("probe", ""))
         start = time.perf_counter()
@@ -70,8 +73,8 @@ def _action(
     if what == "bare":
         if http.model_call is None:
             return None
-        factor = command.get("timeout_factor", 1.0)
-        return lambda: _bare(http.model_call, factor)
+        call, factor = http.model_call, command.get("timeout_factor", 1.0)
+        return lambda: _bare(call, factor)
     if what == "llm":
         if watch.llm is None or not hasattr(watch.llm, "call"):
             return None
@@ -104,10 +107,8 @@ def _bare(call: http.ModelCall, factor: float) -> tuple[str, str] | None:
     """The recorded model call, again, by a client of its own without CrewAI or an SDK."""
     import httpx
 
-    limits = {
-        name: None if call.timeout.get(name) is None else call.timeout[name] * factor
-        for name in ("connect", "read", "write", "pool")
-    }
+    given = {name: call.timeout.get(name) for name in ("connect", "read", "write", "pool")}
+    limits = {name: None if value is None else value * factor for name, value in given.items()}
     with httpx.Client(timeout=httpx.Timeout(**limits)) as client:
         response = client.request(call.method, call.url, headers=call.headers, content=call.body)
     kind = status_fault(response.status_code)

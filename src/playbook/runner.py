@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,11 @@ class Nursery:
         }
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                [python or sys.executable, str(Path(__file__).with_name("worker.py")), str(theirs.fileno())],
+                [
+                    python or sys.executable,
+                    str(Path(__file__).with_name("worker.py")),
+                    str(theirs.fileno()),
+                ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -190,7 +195,9 @@ class Worker:
                 message = self._messages.get(timeout=START_SECONDS)
             except queue.Empty:
                 self.close()
-                raise TargetError(f"the target was not loaded after {START_SECONDS:.0f} s") from None
+                raise TargetError(
+                    f"the target was not loaded after {START_SECONDS:.0f} s"
+                ) from None
             if message is None:
                 status = self._over()
                 raise TargetError(f"the target's process ended while it was loaded ({status})")
@@ -230,7 +237,7 @@ class Worker:
         worker is killed, and so are its other open requests. `{canary}` and free
         text in the inputs carry each request's canary.
         """
-        jobs = []
+        jobs: list[dict[str, Any]] = []
         for number, item in enumerate(inputs):
             token = canary.new()
             jobs.append(
@@ -243,9 +250,7 @@ class Worker:
         run = Run(concurrency, plan)
         began: dict[str, float] = {}
         canaries = {job["canary"]: job["id"] for job in jobs}
-        self.send(
-            do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan)
-        )
+        self.send(do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan))
         for message in self._until_done(began, limit_s, stopped, run):
             if message["t"] == "outcome":
                 outcome = _outcome(message, deadline_s, canaries)
@@ -255,7 +260,9 @@ class Worker:
             else:
                 _collect(run, message)
         if run.hung or run.died:
-            kind, text = ("hung", f"no end after {limit_s:.0f} s") if run.hung else ("worker-died", run.died)
+            kind, text = (
+                ("hung", f"no end after {limit_s:.0f} s") if run.hung else ("worker-died", run.died)
+            )
             fault = Fault(kind, "platform", text, False, chain=(Link(kind, text),))
             now = time.time()
             by_id = {job["id"]: job["canary"] for job in jobs}
@@ -326,7 +333,9 @@ class Worker:
     def _over(self) -> str:
         self._alive = False
         status = self._ended(self.pid)
-        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return (
+            f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        )
 
     def close(self) -> None:
         """End the worker at once, whatever it is doing."""
@@ -337,10 +346,8 @@ class Worker:
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self._ended(self.pid)
 
 
@@ -389,7 +396,9 @@ def _collect(run: Run, message: dict[str, Any]) -> None:
         run.mutated.add(message["name"])
 
 
-def _outcome(message: dict[str, Any], deadline_s: float | None, canaries: dict[str, str]) -> Outcome:
+def _outcome(
+    message: dict[str, Any], deadline_s: float | None, canaries: dict[str, str]
+) -> Outcome:
     chain = tuple(Link(**link) for link in message["chain"])
     seconds = message["end"] - message["start"]
     return Outcome(
@@ -410,8 +419,6 @@ def _outcome(message: dict[str, Any], deadline_s: float | None, canaries: dict[s
 def _span(message: dict[str, Any]) -> Span:
     names = ("id", "parent", "request", "kind", "name", "start", "end", "attributes", "fault")
     return Span(**{name: message[name] for name in names})
-
-
 
 
 def _keep_output(source: int, log: Path) -> None:

@@ -597,7 +597,7 @@ def html(obj: object) -> str:
     if it.rows:
         parts.append("<table><thead><tr>")
         parts += [
-            f'<th scope="col" style="text-align:{_side(column)}">{_html.escape(column.name)}</th>'
+            f'<th scope="col" style="{_style(column)}">{_html.escape(column.name)}</th>'
             for column in it.columns
         ]
         parts.append("</tr></thead><tbody>")
@@ -616,8 +616,8 @@ def _cells(columns: Sequence[Column], row: Row) -> Iterable[str]:
         edge = f";border-left:4px solid {_EDGE[row.tone]}" if index == 0 and row.tone else ""
         mark = " class=v" if column.varies else ""
         shown = "<br>".join(_html.escape(line) for line in lines(cell))
-        yield (f'<td{mark} style="text-align:{_side(column)}{edge}">{shown}</td>')
+        yield (f'<td{mark} style="{_style(column)}{edge}">{shown}</td>')
 
 
-def _side(column: Column) -> str:
-    return "right" if column.number else "left"
+def _style(column: Column) -> str:
+    return f"text-align:{'right' if column.number else 'left'};padding:.2em .7em"

@@ -24,13 +24,14 @@ def fell(before: Count, after: Count) -> float:
     """One-sided p-value that `after` fails less often than `before` (Fisher's exact test)."""
     if not before.attempts or not after.attempts:
         return 1.0
+    import numpy as np
     from scipy.stats import fisher_exact
 
     table = [
         [before.failures, before.attempts - before.failures],
         [after.failures, after.attempts - after.failures],
     ]
-    return float(fisher_exact(table, alternative="greater").pvalue)
+    return float(fisher_exact(np.array(table), alternative="greater").pvalue)
 
 
 def slower(before: Sequence[float], after: Sequence[float]) -> float:

@@ -116,7 +116,9 @@ def load(spec: Spec) -> Target:
         module = importlib.import_module(spec.module)
     except ModuleNotFoundError as error:
         if error.name and spec.module.startswith(error.name):
-            raise TargetError(f"no module named {error.name!r} (looked in {spec.path[0]})") from None
+            raise TargetError(
+                f"no module named {error.name!r} (looked in {spec.path[0]})"
+            ) from None
         raise TargetError(_raised(spec, error), _traceback()) from error
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -217,7 +219,9 @@ Bound = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]
 _INPUT_NAMES = {"inputs", "input", "payload", "data", "request", "body", "event", "params"}
 
 
-def _binder(function: Callable[..., Any], name: str) -> Callable[[dict[str, Any] | None, str], Bound]:
+def _binder(
+    function: Callable[..., Any], name: str
+) -> Callable[[dict[str, Any] | None, str], Bound]:
     """How to pass a request's inputs: nothing, the dict, or its values by name."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -262,7 +266,7 @@ def _is_dict_like(parameter: inspect.Parameter) -> bool:
 
 def _crew_inputs(crew: Any, inputs: dict[str, Any] | None, token: str) -> dict[str, Any] | None:
     """What the crew's placeholders need; the canary stands in for what was not given."""
-    wanted = {name: token for name in crew.fetch_inputs()}
+    wanted = dict.fromkeys(crew.fetch_inputs(), token)
     given = {} if inputs is None else dict(inputs)
     return {**wanted, **given} or None
 
@@ -272,9 +276,7 @@ def _flow_inputs(flow: Any, inputs: dict[str, Any] | None, token: str) -> dict[s
         return inputs
     fields = getattr(type(flow.state), "model_fields", {})
     return {
-        name: token
-        for name, field in fields.items()
-        if field.annotation is str and name != "id"
+        name: token for name, field in fields.items() if field.annotation is str and name != "id"
     } or None
 
 

@@ -39,7 +39,12 @@ def drill(name: str, *, directory: str | Path | None = None, **options: Any) -> 
         if chosen.levels:
             settings["levels"] = chosen.levels
         case = DrillCase(
-            chosen.target, directory=directory, confirm=True, env=lab.env(), **{**settings, **options}
+            chosen.target,
+            directory=directory,
+            confirm=True,
+            # A proxy of this machine has no business between the drill and its lab.
+            env={**lab.env(), "NO_PROXY": "127.0.0.1,localhost"},
+            **{**settings, **options},
         )
     except BaseException:
         lab.stop()

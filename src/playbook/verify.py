@@ -21,15 +21,19 @@ def compare(case: Case, fixed: Any) -> Comparison:
     if run is None:
         return Comparison(Count(0, 0), Count(0, 0), 1.0, "undecided", "the target does not fail")
     live = None if isinstance(fixed, str) else fixed
-    spec = parse(fixed) if isinstance(fixed, str) else Spec(str(getattr(fixed, "__qualname__", "fixed")), "python")
+    spec = (
+        parse(fixed)
+        if isinstance(fixed, str)
+        else Spec(str(getattr(fixed, "__qualname__", "fixed")), "python")
+    )
     other = Bench(
         spec,
         case.settings,
         case.directory / "fixed",
         lambda *_: None,
         live=live,
-        confirm=lambda text: case.bench.confirm(text),
-        on_progress=lambda progress: case.on_progress(progress),
+        confirm=case.bench.confirm,
+        on_progress=case.bench.on_progress,
     )
     rate = sum(o.failed for o in run.outcomes) / max(len(run.outcomes), 1)
     size = max(run.concurrency, min(attempts_needed(rate) // ROUNDS + 1, 20))

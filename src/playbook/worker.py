@@ -69,7 +69,9 @@ def nursery(channel: socket.socket) -> None:
         import crewai  # noqa: F401
     except BaseException as error:
         line = f"{type(error).__name__}: {error}".splitlines()[0]
-        channel.sendall(json.dumps({"error": f"crewai cannot be imported: {line}"}).encode() + b"\n")
+        channel.sendall(
+            json.dumps({"error": f"crewai cannot be imported: {line}"}).encode() + b"\n"
+        )
         return
     for name in _FIRST_KICKOFF:
         try:
@@ -84,7 +86,9 @@ def nursery(channel: socket.socket) -> None:
         asked = json.loads(data)
         if "wait" in asked:
             _, status = os.waitpid(asked["wait"], 0)
-            channel.sendall(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+            channel.sendall(
+                json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
+            )
             continue
         pid = os.fork()
         if pid == 0:

@@ -84,9 +84,7 @@ def inner_faults(spans: Sequence[Span]) -> list[Sign]:
     ]
     # A memory that failed because its call did has that call's class already.
     memory = [
-        span
-        for span in spans
-        if span.kind == "memory" and span.fault and "memory" not in blamed
+        span for span in spans if span.kind == "memory" and span.fault and "memory" not in blamed
     ]
     every = sorted([*http, *tools, *memory], key=lambda span: span.end)
     return [Sign(_own_kind(span), place(span)) for span in every]

@@ -127,7 +127,7 @@ def _try(
     judged = list(ranked)
     for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
         tried = False
-        for intervention in interventions(suspect.cause, run, evidence, sorted(found), bench.answers):
+        for intervention in interventions(suspect.cause, run, sorted(found), bench.answers):
             tried = True
             trial = prove(intervention, run, found, serve, hidden=hidden)
             if not trial.accepted:
@@ -136,7 +136,9 @@ def _try(
             if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
                 # The longer timeout only hides a provider that load makes slow.
                 name = "provider-slow"
-            judged[index] = proven(replace(suspect, cause=name, layer=layer_of(name)), trial.proof.p_value)
+            judged[index] = proven(
+                replace(suspect, cause=name, layer=layer_of(name)), trial.proof.p_value
+            )
             return _each_once(judged), trial.proof
         if tried:
             judged[index] = refuted(suspect)
@@ -164,7 +166,9 @@ def _corroborated(suspect: Suspect, evidence: Evidence) -> Suspect:
     }.get(suspect.layer, ())
     for rung in evidence.ladder.rungs:
         if rung.name in below and rung.failures and rung.failures == rung.attempts:
-            seen = Finding(f"the {rung.name} outside CrewAI fails as well: {rung.detail}", "isolate")
+            seen = Finding(
+                f"the {rung.name} outside CrewAI fails as well: {rung.detail}", "isolate"
+            )
             return replace(suspect, score=0.92, evidence=(*suspect.evidence, seen))
     return suspect
 
@@ -194,7 +198,7 @@ def _again(case: Case, run: Run) -> None:
 
 
 def _ourselves(run: Run) -> bool:
-    """Did our own process make these failures: overruns while it was full with CrewAI's own cost?"""
+    """Overruns while our own process was full, at no more than CrewAI's own cost: our fault?"""
     found = signs(run)
     if not found or any(sign.kind != "deadline" for sign in found.values()):
         return False
@@ -217,11 +221,14 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
     hidden = [sign for run in runs for sign in masked(run).values()]
     note = ""
     if hidden:
-        note = f"{len(hidden)} of {attempts} requests hid a fault inside ({hidden[0]}); too few to call"
+        times = f"{len(hidden)} of {attempts} requests"
+        note = f"{times} hid a fault inside ({hidden[0]}); too few to call"
     sweep = case.step("sweep")
     reached = max((run.concurrency for run in runs), default=0)
     if sweep.stopped_early and reached < max(case.settings.levels):
-        note = (note + "; " if note else "") + f"seen up to {reached} at once only: the budget was spent"
+        note = (
+            note + "; " if note else ""
+        ) + f"seen up to {reached} at once only: the budget was spent"
     _, high = wilson(Count(attempts, 0))
     return _verdict(case, "healthy", confidence=round(1.0 - high, 3), note=note)
 
@@ -249,4 +256,3 @@ def _verdict(
         versions={**case.bench.versions, "playbook": __version__},
         note=note,
     )
-

@@ -9,7 +9,7 @@ from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell
-from .facts import Evidence, Sign, masked, seconds_at, signs
+from .facts import Sign, masked, seconds_at, signs
 
 TRANSIENT = (
     "rate-limit",
@@ -34,7 +34,7 @@ class Intervention:
 
 
 def interventions(
-    cause: str, run: Run, evidence: Evidence, found: Sequence[Sign], answers: dict[str, str]
+    cause: str, run: Run, found: Sequence[Sign], answers: dict[str, str]
 ) -> list[Intervention]:
     """The interventions that can prove `cause`, the most specific first."""
     tools = sorted({s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")})

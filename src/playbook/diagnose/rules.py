@@ -95,7 +95,9 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.place.startswith("tool:"):
         return _tool(sign, run, evidence)
     if sign.place == "memory" and sign.kind != "memory-error":
-        return [("memory-error", 0.8, [Finding(f"the memory's own call fails: {sign.kind}", "spans")])]
+        return [
+            ("memory-error", 0.8, [Finding(f"the memory's own call fails: {sign.kind}", "spans")])
+        ]
     if sign.kind in ("read-timeout", "timeout", "write-timeout"):
         return _model_timeout(run, evidence)
     burst = most_at_once(run.spans)
@@ -115,10 +117,12 @@ def _bare(evidence: Evidence, kind: str) -> list[Finding]:
     found = [
         Finding(f"{rung.name} at {rung.concurrency}: {rung.detail}", "isolate")
         for rung in evidence.ladder.rungs
-        if rung.name in ("bare call", "dns", "tcp", "tls") and (rung.failures or rung.status == "slow")
+        if rung.name in ("bare call", "dns", "tcp", "tls")
+        and (rung.failures or rung.status == "slow")
     ]
     rates = [
-        f"{level.failures}/{level.attempts} at {level.concurrency}" for level in evidence.sweep.levels
+        f"{level.failures}/{level.attempts} at {level.concurrency}"
+        for level in evidence.sweep.levels
     ]
     if kind in ("rate-limit", "server-error") and len(rates) > 1:
         found.append(Finding(f"failed requests by concurrency: {', '.join(rates)}", "sweep"))
@@ -155,9 +159,7 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
     alone = evidence.alone
     load = bool(slow) or (
         alone is not None
-        and grows(
-            seconds_at(alone, "llm", ok_only=False), seconds_at(run, "llm", ok_only=False)
-        )
+        and grows(seconds_at(alone, "llm", ok_only=False), seconds_at(run, "llm", ok_only=False))
     )
     texts += [
         Finding(f"{rung.name} at {rung.concurrency}: {rung.detail}", "isolate")
@@ -179,12 +181,20 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
         return [("tool-slow", 0.8, [text, *_direct(evidence, name)]), ("tool-error", 0.3, [])]
     if sign.kind == "storage-locked":
         return [("tool-contention", 0.8, [text])]
-    return [("tool-error", 0.8, [Finding(f"tool {name} fails: {sign.kind}", "spans"), *_direct(evidence, name)])]
+    return [
+        (
+            "tool-error",
+            0.8,
+            [Finding(f"tool {name} fails: {sign.kind}", "spans"), *_direct(evidence, name)],
+        )
+    ]
 
 
 def _direct(evidence: Evidence, tool: str) -> list[Finding]:
     return [
-        Finding(f"{rung.name} called directly, {rung.concurrency} at once: {rung.detail}", "isolate")
+        Finding(
+            f"{rung.name} called directly, {rung.concurrency} at once: {rung.detail}", "isolate"
+        )
         for rung in evidence.ladder.rungs
         if rung.name == f"tool:{tool}"
     ]
@@ -203,7 +213,7 @@ def _hung(sign: Sign, run: Run) -> Named:
     return [("no-timeout", 0.8 if sign.place == "llm" else 0.4, texts)]
 
 
-def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:  # noqa: PLR0911
+def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
     """Requests that overran: the place where their time went is the suspect."""
     alone = evidence.alone
     where = sign.place
@@ -226,7 +236,9 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:  # noqa: PLR09
     if where == "memory":
         return [("memory-slow", 0.8, texts)]
     if run.stats.get("cpu", 0.0) >= FULL:
-        return [("cpu-saturation", 0.7, [Finding(f"CPU {run.stats['cpu']:.2f} of a core", "process")])]
+        return [
+            ("cpu-saturation", 0.7, [Finding(f"CPU {run.stats['cpu']:.2f} of a core", "process")])
+        ]
     if where == "queue":
         return [("thread-pool-starvation", 0.8, texts)]
     if where == "llm":
@@ -249,9 +261,7 @@ def _shared_state(
     alone = evidence.alone
     clean_alone = alone is None or not any(outcome.failed for outcome in alone.outcomes)
     mutable = [item for item in run.shares if item["kind"] in ("crew", "agent", "task")]
-    tools = [
-        item for item in run.shares if item["kind"] == "tool" and item["name"] in run.mutated
-    ]
+    tools = [item for item in run.shares if item["kind"] == "tool" and item["name"] in run.mutated]
     own = {name for name, sign in found.items() if sign.kind == "application-error"}
     if cause not in scores and own and clean_alone and run.concurrency > 1 and (mutable or tools):
         scores[cause] = 0.7 * len(own) / len(found)
@@ -260,26 +270,39 @@ def _shared_state(
         return
     # Whatever else fails in requests that share objects is likely the same thing.
     involved = {name for item in run.shares for name in item["requests"]}
-    rest = sum(1 for name, sign in found.items() if sign.kind == "application-error" and name in involved)
+    rest = sum(
+        1 for name, sign in found.items() if sign.kind == "application-error" and name in involved
+    )
     scores[cause] += 0.5 * rest / len(found)
     texts = findings[cause]
     if clean_alone and alone is not None:
-        texts.append(Finding(f"none of {len(alone.outcomes)} requests fails one at a time", "sweep"))
+        texts.append(
+            Finding(f"none of {len(alone.outcomes)} requests fails one at a time", "sweep")
+        )
     for kind, name, type_ in dict.fromkeys(
         (item["kind"], item["name"], item["type"]) for item in [*mutable, *tools]
     ):
         texts.append(
-            Finding(f"one {kind} object in overlapping requests: {name or type_} ({type_})", "sharing")
+            Finding(
+                f"one {kind} object in overlapping requests: {name or type_} ({type_})", "sharing"
+            )
         )
     crossed = [outcome for outcome in run.outcomes if outcome.foreign]
     for outcome in crossed[:2]:
         span = next(
-            (s for s in run.spans if s.request == outcome.request and s.attributes.get("playbook.foreign")),
+            (
+                s
+                for s in run.spans
+                if s.request == outcome.request and s.attributes.get("playbook.foreign")
+            ),
             None,
         )
         where = f"{span.kind} {span.name}" if span else "answer"
         texts.append(
-            Finding(f"the canary of {outcome.foreign[0]} is in the {where} of {outcome.request}", "canaries")
+            Finding(
+                f"the canary of {outcome.foreign[0]} is in the {where} of {outcome.request}",
+                "canaries",
+            )
         )
 
 

@@ -58,7 +58,9 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
             for rung in _both(bench, worker, name, layer, what, concurrency):
                 add(rung)
         for tool in sorted(bench.answers) if tools_alone else []:
-            for rung in _both(bench, worker, f"tool:{tool}", "tool", "tool", concurrency, name=tool):
+            for rung in _both(
+                bench, worker, f"tool:{tool}", "tool", "tool", concurrency, name=tool
+            ):
                 add(rung)
         gone = least(bench.components)
         if gone:
@@ -84,7 +86,13 @@ def least(components: list[str]) -> tuple[str, ...]:
 
 
 def _both(
-    bench: Bench, worker: Worker, title: str, layer: str, what: str, concurrency: int, **options: Any
+    bench: Bench,
+    worker: Worker,
+    title: str,
+    layer: str,
+    what: str,
+    concurrency: int,
+    **options: Any,
 ) -> list[Rung]:
     """A probe alone and at the failing concurrency, compared."""
     found = []
@@ -95,7 +103,9 @@ def _both(
     if concurrency > 1:
         many = bench.probe(worker, what, count=concurrency, concurrency=concurrency, **options)
         if many:
-            found.append(_rung(title, layer, many, concurrency, [item["seconds"] for item in alone]))
+            found.append(
+                _rung(title, layer, many, concurrency, [item["seconds"] for item in alone])
+            )
     return found
 
 

@@ -14,21 +14,29 @@ from ..stats import Sequential
 
 Test = Callable[[tuple[str, ...]], Count]
 """`test(without)` serves one burst without these components and counts the failures."""
+Known = dict[frozenset[str], Count]
+"""What earlier bursts have counted, by what was taken out; added to as bursts are served."""
 MOST_BURSTS = 4
 
 
-def decide(test: Test, without: tuple[str, ...], rate: float) -> tuple[bool | None, Count]:
+def decide(
+    test: Test, without: tuple[str, ...], rate: float, known: Known
+) -> tuple[bool | None, Count]:
     """Does the work still fail (at about `rate`) without these components?"""
+    key = frozenset(without)
     sequential = Sequential(rate)
+    if key in known:
+        sequential.add(known[key])
     for _ in range(MOST_BURSTS):
-        sequential.add(test(without))
         if sequential.answer is not None:
             break
+        sequential.add(test(without))
+        known[key] = sequential.count
     return sequential.answer, sequential.count
 
 
 def reduce(
-    components: Sequence[str], removable: Sequence[str], test: Test, rate: float
+    components: Sequence[str], removable: Sequence[str], test: Test, rate: float, known: Known
 ) -> Reduction:
     """The smallest set of components that still fails.
 
@@ -39,7 +47,7 @@ def reduce(
     """
     trials: list[Trial] = []
     if removable:
-        fails, count = decide(test, tuple(removable), rate)
+        fails, count = decide(test, tuple(removable), rate, known)
         trials.append(
             Trial(
                 "everything else",
@@ -54,7 +62,7 @@ def reduce(
             return Reduction(kept, tuple(removable), tuple(trials))
     out: list[str] = []
     for item in removable if len(removable) > 1 else ():
-        fails, count = decide(test, (*out, item), rate)
+        fails, count = decide(test, (*out, item), rate, known)
         trials.append(
             Trial(
                 item,
@@ -71,7 +79,7 @@ def reduce(
 
 
 def reintroduce(
-    base: Sequence[str], back: Sequence[str], test: Test, rate: float
+    base: Sequence[str], back: Sequence[str], test: Test, rate: float, known: Known
 ) -> Reintroduction:
     """From what is left with `back` taken out, put components back until the failure returns.
 
@@ -84,7 +92,7 @@ def reintroduce(
     for item in ["", *back]:
         if item:
             out.remove(item)
-        fails, count = decide(test, tuple(out), rate)
+        fails, count = decide(test, tuple(out), rate, known)
         trials.append(
             Trial(
                 item or title,

@@ -1,16 +1,194 @@
-"""The minimal script: a file that shows the failure by itself. (see `write`)"""
+"""The minimal script: one file that shows the failure by itself, checked by running it.
+
+The target's module is cut down to the definitions that the target needs, the
+components the failure does not need are taken out, and a small load is added.
+Where such a file does not reproduce the failure (a configuration beside the
+module, relative imports), it imports the project instead, and says so.
+"""
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..model import Reduction
+from .. import __version__
+from ..bench import BudgetSpent
+from ..model import Progress, Reduction
 from ..runner import Run
+from ..worker import QUIET
 
 if TYPE_CHECKING:
     from ..case import Case
 
+MOST_SECONDS = 60.0
 
-def write(reduction: Reduction, case: Case, run: Run, found: set[Any]) -> Reduction:
-    return replace(reduction)
+
+def write(reduction: Reduction, case: Case, run: Run) -> Reduction:
+    """Write ``minimal.py`` into the case and run it; the reduction says whether it failed.
+
+    A script is given only if a version of it was seen to fail.
+    """
+    spec = case.spec
+    if spec.kind != "python" or not spec.module:
+        return reduction
+    path = case.directory / "minimal.py"
+    for standalone in (True, False):
+        source = _sliced(case) if standalone else _imported(case)
+        if source is None:
+            continue
+        try:
+            alone = standalone and "__file__" not in source
+            path.write_text(_render(case, run, reduction, source, alone), encoding="utf-8")
+            if _fails(case, path, run):
+                return replace(reduction, script=str(path), script_checked=True)
+        except BudgetSpent:
+            break
+    # A script that was never seen to fail is not evidence, but still a way to try.
+    return replace(reduction, script=str(path) if path.exists() else "", script_checked=False)
+
+
+def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone: bool) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    template = files("playbook.isolate").joinpath("minimal.py.j2").read_text("utf-8")
+    inputs = case.settings.inputs[0]
+    out = sorted(reduction.removed)
+    return (
+        Environment(undefined=StrictUndefined, trim_blocks=True)
+        .from_string(template)
+        .render(
+            cause="the failure",
+            target=case.spec.text,
+            name="minimal.py",
+            requests=_requests(run),
+            concurrency=run.concurrency,
+            standalone=standalone,
+            out=out,
+            out_set=repr(set(out)) if out else "set()",
+            version=__version__,
+            crewai=case.bench.versions.get("crewai", ""),
+            deadline=repr(case.settings.deadline_s),
+            inputs=repr(None if inputs is None else dict(inputs)),
+            source=source.strip(),
+            future=_postponed(case),
+            attribute=case.spec.attribute,
+        )
+    )
+
+
+def _requests(run: Run) -> int:
+    return max(run.concurrency, 10)
+
+
+def _fails(case: Case, path: Path, run: Run) -> bool:
+    """Run it as anybody would, within the budget."""
+    count = _requests(run)
+    if case.bench.afford(count) < count:
+        raise BudgetSpent
+    case.bench.requests += count
+    case.bench.on_progress(Progress("reduce", "running the minimal script", 0, count))
+    environment = {
+        **os.environ,
+        **case.settings.env,
+        **QUIET,
+        "CREWAI_STORAGE_DIR": str(case.directory / "storage" / "minimal"),
+    }
+    try:
+        done = subprocess.run(
+            [case.settings.python or sys.executable, str(path)],
+            env=environment,
+            cwd=case.spec.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=min(MOST_SECONDS, max(case.bench.seconds_left, 1.0)),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    # A script that breaks by itself ends with 1 as well, but has a traceback and no count.
+    return done.returncode == 1 and b" requests failed, " in done.stdout
+
+
+def _module_file(case: Case) -> Path | None:
+    parts = case.spec.module.split(".")
+    for root in case.spec.path:
+        file = Path(root, *parts).with_suffix(".py")
+        if file.is_file():
+            return file
+    return None
+
+
+def _postponed(case: Case) -> bool:
+    """Does the module postpone its annotations? Then the script must do so too."""
+    file = _module_file(case)
+    return file is not None and "from __future__ import annotations" in file.read_text("utf-8")
+
+
+def _imported(case: Case) -> str:
+    lines = ["import sys", f"sys.path[:0] = {list(case.spec.path)!r}", ""]
+    name = case.spec.attribute.split(".")[0]
+    return "\n".join([*lines, f"from {case.spec.module} import {name}"])
+
+
+def _sliced(case: Case) -> str | None:
+    """The top-level statements of the module that the target needs, in their order."""
+    file = _module_file(case)
+    if file is None:
+        return None
+    text = file.read_text("utf-8")
+    tree = ast.parse(text)
+    if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)):
+        return None  # a relative import has no meaning in a file by itself
+    wanted = {case.spec.attribute.split(".")[0]}
+    kept: set[int] = set()
+    grew = True
+    while grew:
+        grew = False
+        for index, node in enumerate(tree.body):
+            if index not in kept and (_binds(node) & wanted or _acts_on(node) & wanted):
+                kept.add(index)
+                wanted |= _names(node)
+                grew = True
+    lines = text.splitlines()
+    pieces = []
+    for index in sorted(kept):
+        node = tree.body[index]
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            continue
+        decorators = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(item.lineno for item in decorators)]) - 1
+        pieces.append("\n".join(lines[first : node.end_lineno]))
+    # What the module reads beside itself it still finds.
+    return f"__file__ = {str(file)!r}\n" * ("__file__" in wanted) + "\n".join(pieces)
+
+
+def _binds(node: ast.stmt) -> set[str]:
+    """Names that a top-level statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return {
+        item.id
+        for item in ast.walk(node)
+        if isinstance(item, ast.Name) and isinstance(item.ctx, ast.Store)
+    }
+
+
+def _acts_on(node: ast.stmt) -> set[str]:
+    """Names that a bare statement changes, such as ``AGENT.tools = [...]`` or ``setup(x)``."""
+    return (
+        _names(node)
+        if isinstance(node, ast.Expr | ast.Assign | ast.AugAssign) and not _binds(node)
+        else set()
+    )
+
+
+def _names(node: ast.stmt) -> set[str]:
+    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}

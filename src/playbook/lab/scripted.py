@@ -224,9 +224,7 @@ class _Filler:
     hint: str
     """The tool's description, which lists the coworkers that can be asked."""
 
-    def value(  # noqa: PLR0911 - one branch a JSON type
-        self, schema: Any, name: str, depth: int
-    ) -> Any:
+    def value(self, schema: Any, name: str, depth: int) -> Any:
         if not isinstance(schema, dict) or depth > 8:
             return None
         if "$ref" in schema:

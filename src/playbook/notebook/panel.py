@@ -70,10 +70,11 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             0, 0, 1, description="Progress", layout=widgets.Layout(width="20em")
         )
         self.status = widgets.HTML()
+        # An Image takes no text alternative (and with a tooltip fails in the browser); the
+        # table beside it says the same in words.
         self.image = widgets.Image(
             format="png",
-            tooltip="Failed requests and latency against requests at once",
-            layout=widgets.Layout(max_width="720px", width="60%", min_width="320px"),
+            layout=widgets.Layout(flex="1 1 420px", max_width="720px"),
         )
         self.table = widgets.HTML(layout=widgets.Layout(min_width="18em"))
         for control in controls:
@@ -81,7 +82,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             control.layout.width = "auto"
         self.run_button.on_click(lambda _: self.start())
         self.stop_button.on_click(lambda _: self.stop())
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center")
+        wrap = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0.2em 1.2em")
         super().__init__(
             [
                 widgets.HBox(controls, layout=wrap),
@@ -214,7 +215,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         attempts = sum(level.attempts for level in sweep.levels)
         failures = sum(level.failures for level in sweep.levels)
         how = "Stopped" if self._stopping else "Done"
-        self.progress.value = self.progress.max
+        if not self._stopping:
+            self.progress.value = self.progress.max
         self._say(f"{how}: {failures} of {attempts} requests failed.")
 
     def _say(self, words: str, *, alert: bool = False) -> None:

@@ -102,21 +102,20 @@ class Watch:
             name = event.model
             attributes["gen_ai.request.model"] = event.model
             attributes["gen_ai.operation.name"] = "chat"
-        if kind in ("llm", "memory"):
-            _within.set(kind)
         if kind == "llm" and event.tools:
             attributes["playbook.tools_offered"] = len(event.tools)
         opened = record.begin(kind, inject.label(name) or stem, attributes)
-        opened.above = scope.parent.get()
+        opened.above = scope.parent.get(), _within.get()
         scope.parent.set(opened.span)
+        if kind == "memory" or (kind == "llm" and not _within.get()):
+            # What the memory asks of the model is the memory's doing.
+            _within.set(kind)
         with self.lock:
             self.opened[self._key(stem, event)] = opened
 
     def _ended(self, kind: str, stem: str, state: str, event: Any) -> None:
         with self.lock:
             opened = self.opened.pop(self._key(stem, event), None)
-        if kind in ("llm", "memory"):
-            _within.set("")
         if opened is None:
             return  # CrewAI reports a failed call twice
         if kind == "llm":
@@ -139,7 +138,8 @@ class Watch:
                 counts=kind == "memory",
             )
         if scope.parent.get() is opened.span:
-            scope.parent.set(opened.above)
+            scope.parent.set(opened.above[0])
+            _within.set(opened.above[1])
         opened.end()
 
     # --- kickoffs: components and sharing -------------------------------------------------
@@ -232,7 +232,9 @@ class Watch:
         opened.saw(canary.found(repr(arguments)))
         return opened
 
-    def tool_ended(self, tool: Any, arguments: dict[str, Any], result: Any, opened: record.Open) -> None:
+    def tool_ended(
+        self, tool: Any, arguments: dict[str, Any], result: Any, opened: record.Open
+    ) -> None:
         text = str(result)
         opened.saw(canary.found(text))
         if type(result).__name__ == "ToolFailure":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -109,8 +110,8 @@ class Attempt:
             for name in ("connect", "read", "pool"):
                 value = timeout.get(name)
                 self.open.set(f"playbook.timeout_{name}_s", -1.0 if value is None else float(value))
-        if body:
-            self.open.saw(canary.found(body))
+        if body and self.within != "memory":
+            self.open.saw(canary.found(_own_words(body)))
 
     def response(self, status: int, headers: Any) -> None:
         self.open.set("playbook.headers_s", round(time.time() - self.began, 6))
@@ -141,6 +142,15 @@ class Attempt:
         if not self.done:
             self.done = True
             self.open.end()
+
+
+_REMEMBERED = re.compile(rb'Memories from past conversations:(?:[^"\\]|\\.)*')
+
+
+def _own_words(body: bytes | str) -> bytes:
+    """A prompt without what CrewAI's memory recalls: it is meant to be of other requests."""
+    data = body.encode("utf-8", "replace") if isinstance(body, str) else body
+    return _REMEMBERED.sub(b"", data) if b"Memories from past" in data else data
 
 
 def _remember(request: Any, within: str, timeout: dict[str, Any]) -> None:
@@ -257,6 +267,7 @@ def _httpx() -> None:
                     response.close()
                     attempt.end()
             time.sleep(pause)
+        raise AssertionError("unreachable: the loop has no end of its own")
 
     @functools.wraps(ahandle)
     async def handle_async_request(self: Any, request: Any) -> Any:
@@ -280,6 +291,7 @@ def _httpx() -> None:
                     await response.aclose()
                     attempt.end()
             await asyncio.sleep(pause)
+        raise AssertionError("unreachable: the loop has no end of its own")
 
     sync.handle_request = handle_request  # type: ignore[method-assign]
     asynchronous.handle_async_request = handle_async_request  # type: ignore[method-assign]

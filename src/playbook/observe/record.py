@@ -7,7 +7,7 @@ instrumentation and ours do not see each other.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,9 +67,11 @@ class Open:
         if counts and self.scope is not None:
             self.scope.faults.append(kind)
 
-    def saw(self, tokens: set[str]) -> None:
+    def saw(self, tokens: Collection[str]) -> None:
         """Canaries that passed here; those of other requests are a finding."""
-        if self.scope is not None and (foreign := tokens - {self.scope.canary}):
+        if self.scope is not None and (
+            foreign := {token for token in tokens if token != self.scope.canary}
+        ):
             self.scope.foreign |= foreign
             self.span.set_attribute("playbook.foreign", sorted(foreign))
 
@@ -109,9 +111,7 @@ def begin(
     owner = scope.current.get()
     above = scope.parent.get()
     context = trace.set_span_in_context(above, Context()) if above is not None else Context()
-    span = _tracer.start_span(
-        name, context=context, start_time=int((at or time.time()) * 1e9)
-    )
+    span = _tracer.start_span(name, context=context, start_time=int((at or time.time()) * 1e9))
     span.set_attribute("playbook.kind", kind)
     span.set_attribute("playbook.request", owner.request if owner else "")
     opened = Open(span, owner)

@@ -32,7 +32,9 @@ class Scope:
     """It holds the turn to build its crew (see `playbook.inject.may_build`)."""
 
 
-current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("playbook_scope", default=None)
+current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
+    "playbook_scope", default=None
+)
 parent: contextvars.ContextVar[Any] = contextvars.ContextVar("playbook_parent", default=None)
 """The open OpenTelemetry span, kept apart from the target's own OpenTelemetry context."""
 
@@ -41,7 +43,7 @@ def install() -> None:
     """Teach plain threads and executors to carry the request. Once per process."""
     if getattr(threading.Thread.start, _KEEP, False):
         return
-    submit = concurrent.futures.ThreadPoolExecutor.submit
+    submit: Any = concurrent.futures.ThreadPoolExecutor.submit
     start = threading.Thread.start
 
     @functools.wraps(submit)

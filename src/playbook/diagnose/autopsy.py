@@ -1,0 +1,70 @@
+"""A verdict from what an outage left: the same rules, without a live step to prove it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from .. import __version__
+from ..captured import read
+from ..inject import Plan
+from ..model import Record, Result, Suspect, Sweep, Verdict
+from ..runner import Run
+from .facts import Evidence, masked, signs
+from .judge import FEW
+from .rules import layer_of, suspects
+
+MOST_CONFIDENT = 0.75
+"""Nothing captured proves a cause: taking it away was not tried."""
+
+
+def autopsy(path: Path) -> Record:
+    """Read a captured file and judge it. Raises `playbook.captured.CapturedError`."""
+    found = read(path)
+    levels = found.levels()
+    run = Run(
+        max((level.concurrency for level in levels), default=1),
+        Plan(),
+        outcomes=list(found.outcomes),
+        spans=list(found.spans),
+    )
+    evidence = Evidence(sweep=Sweep(levels), runs=[run])
+    hidden = not signs(run)
+    kinds = masked(run) if hidden else signs(run)
+    outcome: Result = "healthy"
+    ranked: list[Suspect] = []
+    note = "from captured evidence: no intervention was possible"
+    if len(kinds) >= FEW or (kinds and len(kinds) == len(found.outcomes)):
+        outcome = "degraded" if hidden else "fault"
+        ranked = [
+            replace(item, score=min(item.score, MOST_CONFIDENT))
+            for item in suspects(kinds, run, evidence)
+        ]
+        note += f"; a live `playbook triage TARGET` would prove or refute {ranked[0].cause}"
+    elif kinds:
+        outcome = "inconclusive"
+        note += f"; {len(kinds)} failures are too few to accuse anybody"
+    if found.skipped:
+        note += f"; {found.skipped} of {found.lines} lines could not be read"
+    if found.note:
+        note += f"; {found.note}"
+    first = ranked[0] if ranked else None
+    verdict = Verdict(
+        outcome=outcome,
+        target=str(path),
+        cause=first.cause if first else "",
+        layer=layer_of(first.cause) if first else "",
+        confidence=first.score if first else 0.0,
+        ranked=tuple(ranked),
+        sweep=Sweep(levels),
+        versions={"playbook": __version__},
+        note=note,
+    )
+    return Record(
+        target=str(path),
+        directory=str(path.parent),
+        sweep=Sweep(levels),
+        verdict=verdict,
+        outcomes=found.outcomes,
+        spans=found.spans,
+    )
