@@ -228,7 +228,6 @@ def test_every_control_has_a_label():
         assert control.description
     for control in (view.levels, view.each, view.timeout, view.deadline):
         assert control.style.description_width == "initial"
-    assert view.image.tooltip
     assert 'role="status" aria-live="polite"' in view.status.value
 
 

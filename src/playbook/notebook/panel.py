@@ -74,7 +74,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         # table beside it says the same in words.
         self.image = widgets.Image(
             format="png",
-            layout=widgets.Layout(flex="1 1 420px", max_width="720px"),
+            layout=widgets.Layout(flex="1 1 420px", min_width="320px", max_width="720px"),
         )
         self.table = widgets.HTML(layout=widgets.Layout(min_width="18em"))
         for control in controls:
