@@ -24,7 +24,8 @@ from .target import Spec
 
 HANDFUL = 5
 """Requests that a provider outside this machine gets without being asked for."""
-HANG_SECONDS = 60.0
+HANG_SECONDS = 45.0
+"""Without a deadline, a request none of whose calls ends for so long is counted as hung."""
 
 
 class BudgetSpent(Exception):
@@ -97,6 +98,8 @@ class Bench:
         self._stop = threading.Event()
         self._began = time.monotonic()
         self._p50 = 0.0
+        self._retry_after = 0.0
+        """The longest that the provider asked to wait, in seconds."""
         self._turn = 0
         self._workers: set[Worker] = set()
         self._nursery: Nursery | local.Nursery
@@ -230,7 +233,7 @@ class Bench:
                 self._inputs(count),
                 concurrency,
                 plan,
-                limit_s=min(self._limit(), max(self.seconds_left, 1.0)),
+                limit_s=min(self._limit(plan), max(self.seconds_left, 1.0)),
                 deadline_s=self.settings.deadline_s,
                 stopped=lambda: self.stopped or self.seconds_left <= 0,
             )
@@ -272,12 +275,14 @@ class Bench:
         self._turn += count
         return [None if item is None else dict(item) for item in chosen]
 
-    def _limit(self) -> float:
-        """Seconds after which a request counts as hung."""
+    def _limit(self, plan: Plan = Plan()) -> float:
+        """Seconds without a sign of life after which a request counts as hung."""
         deadline = self.settings.deadline_s
+        limit = max(HANG_SECONDS, 10 * self._p50)
         if deadline:
-            return max(3 * deadline, deadline + 10)
-        return max(HANG_SECONDS, 10 * self._p50)
+            limit = max(3 * deadline, deadline + 10)
+        # Waiting out a 429 is no hang; a request may have to do so a few times.
+        return limit + (3 * self._retry_after if plan.retry else 0.0)
 
     def _ask(self, count: int) -> None:
         remote = sorted(host for host in self.hosts if not _is_loopback(host))
@@ -295,6 +300,8 @@ class Bench:
             if span.kind == "http" and span.attributes.get("playbook.within") == "llm":
                 self.provider_calls += 1
                 self.hosts.add(str(span.attributes.get("server.address", "")))
+                asked = float(span.attributes.get("playbook.retry_after_s", 0.0))
+                self._retry_after = max(self._retry_after, asked)
             elif span.kind == "llm":
                 used = sum(
                     int(span.attributes.get(f"gen_ai.usage.{way}_tokens", 0))

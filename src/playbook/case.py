@@ -258,9 +258,10 @@ class Case:
             partial = reducing.reduce(
                 components, gone, self._test(run, found, hidden, "reduce"), rate, self._known(run)
             )
-        from .isolate.script import write
+        if not hidden:  # a script cannot show what ends well
+            from .isolate.script import write
 
-        partial = write(partial, self, run)
+            partial = write(partial, self, run)
         return self.finish("reduction", partial)
 
     def reintroduce(self) -> Reintroduction:

@@ -50,6 +50,10 @@ class Plan:
     """Recorded answer of each stubbed tool; the canary stands as ``{canary}``."""
     executor: int = 0
     """Threads of the event loop's default executor; 0 leaves it alone."""
+    pool: int = 0
+    """Connections that a client's pool may hold; 0 leaves it alone."""
+    own_loops: bool = False
+    """Each request of an asynchronous target on a loop and a thread of its own."""
     own_lock: bool = False
     """An in-process lock in place of CrewAI's host-wide file lock."""
     dry: bool = False
@@ -59,6 +63,8 @@ class Plan:
 
 
 active = Plan()
+endpoint = ""
+"""``host:port`` of the target itself, where the target is an HTTP endpoint."""
 _gate = threading.Condition()
 _in_flight = 0
 _not_before = 0.0

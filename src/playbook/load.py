@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ async def run(
     """
     queue = deque(jobs)
     watch = process.Watch()
+    lag = asyncio.create_task(_loop_lag())
 
     def next_job() -> Job | None:
         try:
@@ -51,7 +52,7 @@ async def run(
         except IndexError:
             return None
 
-    if target.is_async:
+    if target.is_async and not inject.active.own_loops:
         _size_executor()
 
         async def worker() -> None:
@@ -64,7 +65,23 @@ async def run(
         await asyncio.gather(*(worker() for _ in range(concurrency)))
     else:
         await _in_threads(target, next_job, concurrency, emit)
-    return watch.stop()
+    lag.cancel()
+    with suppress(asyncio.CancelledError):
+        await lag
+    return {**watch.stop(), "loop_lag_s": _longest_lag}
+
+
+_longest_lag = 0.0
+
+
+async def _loop_lag() -> None:
+    """The longest time (s) for which the event loop could not run what was due."""
+    global _longest_lag  # noqa: PLW0603
+    _longest_lag = 0.0
+    while True:
+        before = time.perf_counter()
+        await asyncio.sleep(process.TICK)
+        _longest_lag = max(_longest_lag, time.perf_counter() - before - process.TICK)
 
 
 async def _in_threads(
@@ -82,7 +99,8 @@ async def _in_threads(
             while not inject.may_build():
                 time.sleep(0.001)
             with _request(job, emit) as done:
-                done(target.invoke(job.inputs, job.canary))
+                result = target.invoke(job.inputs, job.canary)
+                done(asyncio.run(result) if target.is_async else result)
         with lock:
             left[0] -= 1
             last = left[0] == 0

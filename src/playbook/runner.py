@@ -30,6 +30,7 @@ from .worker import QUIET
 OUTPUT_BYTES = 2_000_000
 """How much of a target's own output is kept; the rest is counted."""
 START_SECONDS = 120.0
+STATS = ("cpu", "stall_s", "stall_p95_s", "loop_lag_s")
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -233,8 +234,9 @@ class Worker:
     ) -> Run:
         """Serve one request for each item of `inputs`, `concurrency` at a time.
 
-        A request that runs longer than `limit_s` seconds is counted as hung, the
-        worker is killed, and so are its other open requests. `{canary}` and free
+        A request that gives no sign of life for `limit_s` seconds (no call of it
+        ends) is counted as hung, the worker is killed, and so are its other open
+        requests. `{canary}` and free
         text in the inputs carry each request's canary.
         """
         jobs: list[dict[str, Any]] = []
@@ -256,7 +258,7 @@ class Worker:
                 outcome = _outcome(message, deadline_s, canaries)
                 run.outcomes.append(outcome)
             elif message["t"] == "done":
-                run.stats = {name: message[name] for name in ("cpu", "stall_s", "stall_p95_s")}
+                run.stats = {name: message[name] for name in STATS}
             else:
                 _collect(run, message)
         if run.hung or run.died:
@@ -286,6 +288,7 @@ class Worker:
     ) -> Any:
         """Messages up to ``done``; a hang or a death ends them too and is noted in `run`."""
         told_to_stop = False
+        alive = dict(began)
         while True:
             if stopped() and not told_to_stop:
                 told_to_stop = True
@@ -293,7 +296,7 @@ class Worker:
             try:
                 message = self._messages.get(timeout=0.1)
             except queue.Empty:
-                oldest = min(began.values(), default=None)
+                oldest = min(alive.values(), default=None)
                 if oldest is not None and time.time() - oldest > limit_s:
                     run.hung = True
                     yield from self._give_up()
@@ -303,9 +306,12 @@ class Worker:
                 run.died = self._over()
                 return
             if message["t"] == "begin":
-                began[message["request"]] = message["at"]
+                began[message["request"]] = alive[message["request"]] = message["at"]
             elif message["t"] == "outcome":
                 began.pop(message["request"], None)
+                alive.pop(message["request"], None)
+            elif message["t"] == "span" and message["request"] in alive:
+                alive[message["request"]] = time.time()
             elif message["t"] == "crew":
                 self.components = list(dict.fromkeys([*self.components, *message["components"]]))
             elif message["t"] == "tool":
@@ -378,9 +384,7 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
                 canaries[message["canary"]] = message["request"]
                 run.outcomes.append(_outcome(message, deadline_s, canaries))
             elif message["t"] == "done":
-                run.stats = message.get("stats") or {
-                    name: message[name] for name in ("cpu", "stall_s") if name in message
-                }
+                run.stats = {name: message[name] for name in STATS if name in message}
                 complete.append(run)
             else:
                 _collect(run, message)

@@ -29,7 +29,10 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
         warm = bench.run("sweep", 1, 1, plan, worker=worker, text="first request")
         each = warm.outcomes[0].seconds if warm.outcomes else 1.0
         for concurrency in levels:
+            if warm.hung and concurrency == 1 and len(levels) > 1:
+                continue  # one at a time, each hang would cost as much as all of them at once
             if warm.hung or warm.died:
+                bench.retire(worker)
                 worker = bench.fresh()
             count = bench.settings.requests_per_level or _count(concurrency, each)
             run = bench.run(
@@ -43,7 +46,7 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
             bench.on_progress(Progress("sweep", concurrency=concurrency, level=rows[-1]))
             if concurrency == 1:
                 each = rows[-1].p50_s
-            if _clear(rows) and concurrency != levels[-1]:
+            if (_clear(rows) or run.hung) and concurrency != levels[-1]:
                 early = True
                 break
     except (BudgetSpent, Stopped):

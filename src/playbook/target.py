@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from . import canary
 
@@ -56,7 +57,7 @@ def parse(text: str) -> Spec:
     Raises TargetError with one clear line for anything else.
     """
     if re.match(r"https?://", text):
-        return Spec(text, "http")
+        return Spec(text, "http", directory=str(Path.cwd()))
     path, _, attribute = text.rpartition(":")
     if not path and Path(text).suffix in CAPTURED_SUFFIXES:
         if not Path(text).is_file():
@@ -196,6 +197,11 @@ def endpoint(
     """An HTTP endpoint as the target: one call for each request, whatever language serves it."""
     import httpx
 
+    from . import inject
+
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    inject.endpoint = f"{parts.hostname}:{port}"
     verb = method or ("POST" if body else "GET")
     # No limit of our own on connections: what waits is the service, not this client.
     client = httpx.Client(

@@ -74,7 +74,12 @@ def place(span: Span) -> str:
 
 def inner_faults(spans: Sequence[Span]) -> list[Sign]:
     """Failed attempts and tool runs inside a request, each once, in order of their end."""
-    http = [span for span in spans if span.kind == "http" and span.fault and _matters(span)]
+    http = [
+        span
+        for span in spans
+        # What the endpoint answers is the outcome itself, not something inside.
+        if span.kind == "http" and span.fault and _matters(span) and place(span) != "endpoint"
+    ]
     blamed = {place(span) for span in http}
     tools = [
         span

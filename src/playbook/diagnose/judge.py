@@ -127,7 +127,9 @@ def _try(
     judged = list(ranked)
     for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
         tried = False
-        for intervention in interventions(suspect.cause, run, sorted(found), bench.answers):
+        for intervention in interventions(
+            suspect.cause, run, sorted(found), bench.answers, hidden=hidden
+        ):
             tried = True
             trial = prove(intervention, run, found, serve, hidden=hidden)
             if not trial.accepted:
@@ -142,11 +144,10 @@ def _try(
             return _each_once(judged), trial.proof
         if tried:
             judged[index] = refuted(suspect)
-        elif index == 0:
-            judged[index] = _corroborated(suspect, evidence)
-            if judged[index].score >= 0.6:
-                # Nothing can be taken away here; the lesser suspects are not better for that.
-                break
+        judged[index] = _corroborated(judged[index], evidence)
+        if index == 0 and judged[index].score >= 0.6:
+            # Seen on the wire, or nothing to take away: lesser suspects are not better for that.
+            break
     return _each_once(judged), None
 
 
@@ -164,13 +165,13 @@ def _corroborated(suspect: Suspect, evidence: Evidence) -> Suspect:
         "network": ("dns", "tcp", "tls", "bare call"),
         "provider": ("bare call",),
     }.get(suspect.layer, ())
-    for rung in evidence.ladder.rungs:
-        if rung.name in below and rung.failures and rung.failures == rung.attempts:
-            seen = Finding(
-                f"the {rung.name} outside CrewAI fails as well: {rung.detail}", "isolate"
-            )
-            return replace(suspect, score=0.92, evidence=(*suspect.evidence, seen))
-    return suspect
+    rungs = [rung for rung in evidence.ladder.rungs if rung.name in below and rung.failures]
+    if not rungs or suspect.score < 0.5:
+        return suspect
+    worst = max(rungs, key=lambda rung: rung.failures / rung.attempts)
+    seen = Finding(f"the {worst.name} outside CrewAI fails as well: {worst.detail}", "isolate")
+    score = 0.92 if worst.failures == worst.attempts else 0.86
+    return replace(suspect, score=score, evidence=(*suspect.evidence, seen))
 
 
 def _doubtful(runs: Sequence[Run]) -> Run | None:

@@ -34,13 +34,19 @@ class Intervention:
 
 
 def interventions(
-    cause: str, run: Run, found: Sequence[Sign], answers: dict[str, str]
+    cause: str, run: Run, found: Sequence[Sign], answers: dict[str, str], *, hidden: bool
 ) -> list[Intervention]:
-    """The interventions that can prove `cause`, the most specific first."""
+    """The interventions that can prove `cause`, the most specific first.
+
+    A fault that the target's own retries hide is still there when we retry as well:
+    that intervention proves nothing for `hidden` ones.
+    """
     tools = sorted({s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")})
     one = Intervention("one request at a time", Plan(), 1)
     if cause == "shared-mutable-state":
         return [Intervention("fresh instances per request", Plan(fresh=True)), one]
+    if cause == "provider-rate-limit" and hidden:
+        return [Intervention("one model call at a time", Plan(limit=1))]
     if cause == "provider-rate-limit":
         return [
             Intervention("429 waited out (Retry-After), calls paced", Plan(retry=("rate-limit",))),
@@ -48,12 +54,19 @@ def interventions(
         ]
     if cause == "unbounded-parallelism":
         return [Intervention("at most 3 model calls in flight", Plan(limit=3))]
-    if cause in ("provider-5xx", "unstable-connection", "connect-failure"):
+    if cause in ("provider-5xx", "unstable-connection", "connect-failure") and not hidden:
         return [Intervention("the failed model calls made again", Plan(retry=TRANSIENT))]
     if cause == "llm-timeout-too-low":
         return [Intervention("model timeout raised 5 times", Plan(timeout_factor=5.0))]
     if cause == "provider-slow":
-        return [one] if run.concurrency > 1 else []
+        again = Plan(retry=(*TRANSIENT, "read-timeout"))
+        alone = [one] if run.concurrency > 1 else []
+        return [*alone, Intervention("the calls without an answer made again", again)]
+    if cause == "connection-pool-exhausted":
+        size = max(4 * run.concurrency, 1000)
+        return [Intervention(f"a pool of {size} connections", Plan(pool=size))]
+    if cause == "event-loop-blocked":
+        return [Intervention("each request on a loop of its own", Plan(own_loops=True))]
     if cause in ("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"):
         known = tuple(name for name in tools if name)
         if known:
@@ -103,9 +116,11 @@ def prove(
     level = run.concurrency
     width = intervention.concurrency or level
     size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
+    if intervention.plan.retry and asked_to_wait(run) > 2.0:
+        size = min(size, 10)  # each may have to wait out the provider's window
     during = serve(size, width, intervention.plan, intervention.name)
     after = count(during, found, hidden)
-    if after.attempts and after.failures > rate * after.attempts * 0.6:
+    if during.hung or (after.attempts and after.failures > rate * after.attempts * 0.6):
         # Not a chance: no need to spend more on it.
         proof = Proof(intervention.name, before, after, fell(before, after), False)
         return Trial(proof, False, during)
@@ -118,6 +133,12 @@ def prove(
         returned = True
     proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
     return Trial(proof, returned and p_value < ALPHA, during)
+
+
+def asked_to_wait(run: Run) -> float:
+    """The longest Retry-After (s) of the run."""
+    waits = (float(span.attributes.get("playbook.retry_after_s", 0.0)) for span in run.spans)
+    return max(waits, default=0.0)
 
 
 def count(run: Run, found: set[Sign], hidden: bool) -> Count:

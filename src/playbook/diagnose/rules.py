@@ -52,6 +52,20 @@ SIMPLE: Mapping[str, str] = {
 }
 """Classes that name their cause by themselves, when they are the provider's or nobody's."""
 
+DIRECT = {
+    "provider-rate-limit",
+    "provider-5xx",
+    "provider-auth",
+    "provider-bad-response",
+    "context-length",
+    "dns-failure",
+    "tls-failure",
+    "connect-failure",
+    "unstable-connection",
+    "memory-error",
+    "tool-error",
+}
+"""Causes that the wire itself has shown: an intervention that fails does not unsay them."""
 _BURST = 8
 """Model calls of one request open at once from which the fan-out itself is suspect."""
 
@@ -109,7 +123,16 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         ]
     if sign.kind in SIMPLE:
         return [(SIMPLE[sign.kind], 0.8, _bare(evidence, sign.kind))]
-    return [("unknown", 0.3, [])]
+    return [("unknown", 0.3, _samples(run))]
+
+
+def _samples(run: Run) -> list[Finding]:
+    """What the failures themselves say."""
+    said = [o.fault.message or o.fault.kind for o in run.outcomes if o.fault is not None]
+    return [
+        Finding(f"{times} × {text[:200]}", "outcomes")
+        for text, times in Counter(said).most_common(2)
+    ]
 
 
 def _bare(evidence: Evidence, kind: str) -> list[Finding]:
@@ -121,11 +144,11 @@ def _bare(evidence: Evidence, kind: str) -> list[Finding]:
         and (rung.failures or rung.status == "slow")
     ]
     rates = [
-        f"{level.failures}/{level.attempts} at {level.concurrency}"
+        f"{level.failures + level.masked} of {level.attempts} at {level.concurrency}"
         for level in evidence.sweep.levels
     ]
     if kind in ("rate-limit", "server-error") and len(rates) > 1:
-        found.append(Finding(f"failed requests by concurrency: {', '.join(rates)}", "sweep"))
+        found.append(Finding(f"requests hit, by concurrency: {', '.join(rates)}", "sweep"))
     return found
 
 
@@ -166,6 +189,11 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
         for rung in evidence.ladder.rungs
         if rung.name == "bare call"
     ]
+    fine = seconds_at(run, "llm")
+    if limit and fine and quantile(fine, 0.95) < 0.5 * limit and not load:
+        text = f"95 % of the answered calls take {quantile(fine, 0.95):.2f} s, the others never end"
+        silence = [*texts, Finding(text, "spans")]
+        return [("provider-slow", 0.8, silence), ("llm-timeout-too-low", 0.4, texts)]
     if silent:
         return [("provider-slow", 0.8, texts), ("llm-timeout-too-low", 0.3, texts)]
     if load:
@@ -238,6 +266,13 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if run.stats.get("cpu", 0.0) >= FULL:
         return [
             ("cpu-saturation", 0.7, [Finding(f"CPU {run.stats['cpu']:.2f} of a core", "process")])
+        ]
+    lag = run.stats.get("loop_lag_s", 0.0)
+    if evidence.is_async and lag > 0.25 * quantile([o.seconds for o in run.outcomes], 0.5):
+        stalled = Finding(f"the event loop could not run for {lag:.2f} s", "process")
+        return [
+            ("event-loop-blocked", 0.8, [*texts, stalled]),
+            ("thread-pool-starvation", 0.4, texts),
         ]
     if where == "queue":
         return [("thread-pool-starvation", 0.8, texts)]
@@ -313,4 +348,5 @@ def proven(suspect: Suspect, p_value: float) -> Suspect:
 
 def refuted(suspect: Suspect) -> Suspect:
     """The suspect after an intervention that changed nothing."""
-    return replace(suspect, score=round(suspect.score * 0.3, 3))
+    factor = 0.85 if suspect.cause in DIRECT else 0.3
+    return replace(suspect, score=round(suspect.score * factor, 3))

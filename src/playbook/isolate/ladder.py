@@ -53,10 +53,13 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
                     item["seconds"],
                 )
             )
-        for name, what in (("bare call", "bare"), ("LLM.call", "llm")):
-            layer = "provider" if what == "bare" else "client"
-            for rung in _both(bench, worker, name, layer, what, concurrency):
-                add(rung)
+        # Four times the crew's own timeout: how long does the provider really take?
+        for rung in _both(
+            bench, worker, "bare call", "provider", "bare", concurrency, timeout_factor=4.0
+        ):
+            add(rung)
+        for rung in _both(bench, worker, "LLM.call", "client", "llm", concurrency):
+            add(rung)
         for tool in sorted(bench.answers) if tools_alone else []:
             for rung in _both(
                 bench, worker, f"tool:{tool}", "tool", "tool", concurrency, name=tool

@@ -65,7 +65,8 @@ class Attempt:
         parts = urlsplit(url)
         self.began = time.time()
         self.marks: dict[str, float] = {}
-        self.within = within(parts.path)
+        own = f"{parts.hostname}:{port(parts)}" == inject.endpoint
+        self.within = "endpoint" if own else within(parts.path)
         self.kind = ""
         self.retry_after: float | None = None
         self.open = record.begin(
@@ -142,6 +143,12 @@ class Attempt:
         if not self.done:
             self.done = True
             self.open.end()
+
+
+def _widen(transport: Any) -> None:
+    """Give the client's pool the size that the active plan asks for."""
+    if inject.active.pool:
+        transport._pool._max_connections = max(inject.active.pool, transport._pool._max_connections)
 
 
 _REMEMBERED = re.compile(rb'Memories from past conversations:(?:[^"\\]|\\.)*')
@@ -251,6 +258,7 @@ def _httpx() -> None:
     def handle_request(self: Any, request: Any) -> Any:
         for tries in itertools.count():
             with inject.Turn(within(request.url.path)):
+                _widen(self)
                 attempt = prepare(request, False)
                 try:
                     response = handle(self, request)
@@ -275,6 +283,7 @@ def _httpx() -> None:
 
         for tries in itertools.count():
             async with inject.Turn(within(request.url.path)):
+                _widen(self)
                 attempt = prepare(request, True)
                 try:
                     response = await ahandle(self, request)
