@@ -93,6 +93,7 @@ class Bench:
         self.is_async = False
         self.hosts: set[str] = set()
         """Hosts that the target's model calls went to."""
+        self._peers: set[str] = set()
         self._confirmed = False
         self._most_tokens = 0
         self._stop = threading.Event()
@@ -240,6 +241,7 @@ class Bench:
         finally:
             self.components = list(dict.fromkeys([*self.components, *worker.components]))
             self.answers = {**worker.answers, **self.answers}
+            self._peers |= worker.peers
             if own:
                 self.retire(worker)
         self._account(run)
@@ -285,11 +287,12 @@ class Bench:
         return limit + (3 * self._retry_after if plan.retry else 0.0)
 
     def _ask(self, count: int) -> None:
-        remote = sorted(host for host in self.hosts if not _is_loopback(host))
-        unknown = not self.hosts and self.requests > 0
-        if self._confirmed or self.requests + count <= HANDFUL or not (remote or unknown):
+        # Where no model call was seen, whatever the process talks to may be the provider.
+        known = self.hosts or self._peers
+        remote = sorted(host for host in known if not _is_loopback(host))
+        if self._confirmed or self.requests + count <= HANDFUL or not remote:
             return
-        where = ", ".join(remote) or "a provider that was not seen yet"
+        where = ", ".join(remote)
         if not self.confirm(f"send up to {self.settings.max_requests} requests to {where}?"):
             raise NotConfirmed(where)
         self._confirmed = True
@@ -297,8 +300,9 @@ class Bench:
     def _account(self, run: Run) -> None:
         tokens: dict[str, int] = {}
         for span in run.spans:
-            if span.kind == "http" and span.attributes.get("playbook.within") == "llm":
-                self.provider_calls += 1
+            within = span.attributes.get("playbook.within")
+            if span.kind == "http" and within in ("llm", "endpoint"):
+                self.provider_calls += within == "llm"
                 self.hosts.add(str(span.attributes.get("server.address", "")))
                 asked = float(span.attributes.get("playbook.retry_after_s", 0.0))
                 self._retry_after = max(self._retry_after, asked)

@@ -171,6 +171,8 @@ class Worker:
         self.is_async = False
         self.versions: dict[str, str] = {}
         self.components: list[str] = []
+        self.peers: set[str] = set()
+        """Addresses that the process has connected to."""
         self.answers: dict[str, str] = {}
         """Recorded answers of the target's tools, kept in memory only."""
         self._commands = os.fdopen(commands, "wb", buffering=0)
@@ -314,6 +316,8 @@ class Worker:
                 alive[message["request"]] = time.time()
             elif message["t"] == "crew":
                 self.components = list(dict.fromkeys([*self.components, *message["components"]]))
+            elif message["t"] == "peer":
+                self.peers.add(message["host"])
             elif message["t"] == "tool":
                 self.answers[message["name"]] = message["answer"]
             if self.on_message:

@@ -128,7 +128,12 @@ def _try(
     for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
         tried = False
         for intervention in interventions(
-            suspect.cause, run, sorted(found), bench.answers, hidden=hidden
+            suspect.cause,
+            run,
+            sorted(found),
+            bench.answers,
+            hidden=hidden,
+            crews=bool(bench.components),
         ):
             tried = True
             trial = prove(intervention, run, found, serve, hidden=hidden)

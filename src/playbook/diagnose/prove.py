@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..inject import Plan
@@ -34,17 +34,26 @@ class Intervention:
 
 
 def interventions(
-    cause: str, run: Run, found: Sequence[Sign], answers: dict[str, str], *, hidden: bool
+    cause: str,
+    run: Run,
+    found: Sequence[Sign],
+    answers: Mapping[str, str],
+    *,
+    hidden: bool,
+    crews: bool,
 ) -> list[Intervention]:
     """The interventions that can prove `cause`, the most specific first.
 
     A fault that the target's own retries hide is still there when we retry as well:
-    that intervention proves nothing for `hidden` ones.
+    that intervention proves nothing for `hidden` ones. `crews` says whether the
+    target was seen to run any.
     """
     tools = sorted({s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")})
     one = Intervention("one request at a time", Plan(), 1)
     if cause == "shared-mutable-state":
-        return [Intervention("fresh instances per request", Plan(fresh=True)), one]
+        # Without a crew to copy, holding the others back until it is built would only serialize.
+        fresh = [Intervention("fresh instances per request", Plan(fresh=True))]
+        return [*(fresh if crews else []), one]
     if cause == "provider-rate-limit" and hidden:
         return [Intervention("one model call at a time", Plan(limit=1))]
     if cause == "provider-rate-limit":

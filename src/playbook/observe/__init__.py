@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from . import crew, http, record, scope
+from . import crew, http, peers, record, scope
 
 
 def install(emit: record.Emit) -> crew.Watch:
     """Hook this process; everything seen goes to `emit`, the last one given, as plain dicts."""
     global _watch  # noqa: PLW0603 - one set of hooks a process
     record.install(emit)
+    peers.install(emit)
     if _watch is None:
         scope.install()
         http.install()
