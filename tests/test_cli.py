@@ -1,0 +1,156 @@
+"""Bad input of any kind: one clear line on stderr, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from playbook.cli import main
+
+TARGETS = Path(__file__).parent / "targets"
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "playbook", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "OPENAI_API_KEY": "x"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["trage"], "No such command"),
+        (["triage"], "Missing argument"),
+        (["triage", "--nonsense", "a.py:b"], "No such option"),
+        (["triage", "nowhere/crew.py:build"], "no such file: nowhere/crew.py"),
+        (["triage", "gone.jsonl"], "no such file: gone.jsonl"),
+        (["triage", "crew"], "cannot read the target"),
+        (["triage", "a.py:b c"], "is not a Python name"),
+        (["triage", "crew:x", "--levels", "10,1"], "must rise"),
+        (["triage", "crew:x", "--levels", "many"], "whole numbers"),
+        (["triage", "crew:x", "--deadline", "-1"], "must be above 0"),
+        (["triage", "crew:x", "--inputs", "gone.json"], "No such file"),
+        (["triage", "http://127.0.0.1:9/x", "--header", "secretwithoutcolon"], "NAME:VALUE"),
+        (["triage", "crew:x", "--report", "report.pdf"], "must end in .html or .md"),
+        (["drill", "no-such-drill"], "no such drill"),
+        (["report", "."], "is not a case"),
+        (["lab", "--plan", "gone.yaml"], "gone.yaml"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(
+    args: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert "secretwithoutcolon" not in err
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("broken_import.py:build_crew", "DATABASE_URL is not set"),
+        ("not_a_crew.py:settings", "neither a crew, a flow, nor something to call"),
+        ("not_a_crew.py:setings", "did you mean 'settings'?"),
+    ],
+)
+def test_a_target_that_cannot_be_used_is_told_in_one_line(
+    target: str, said: str, tmp_path: Path
+) -> None:
+    done = run("triage", str(TARGETS / target), "--case", str(tmp_path))
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.e2e
+def test_verbose_shows_the_targets_own_traceback(tmp_path: Path) -> None:
+    target = str(TARGETS / "broken_import.py:build_crew")
+    done = run("triage", target, "--case", str(tmp_path), "--verbose")
+    assert done.returncode == 2
+    assert "broken_import.py" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_port_in_use_is_told_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("lab", "--port", str(port))
+    assert done.returncode == 2
+    assert str(port) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_broken_plan_names_file_line_and_key(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("seed: 1\nfaults:\n  - fault: error\n    statuss: 500\n")
+    done = run("lab", "--plan", str(plan))
+    assert done.returncode == 2
+    assert "plan.yaml:4" in done.stderr
+    assert "statuss" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_case_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    done = run("triage", str(TARGETS / "sync_handler.py:handle"), "--case", str(file / "case"))
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_import_stay_light() -> None:
+    code = (
+        "import sys, playbook\n"
+        "from playbook import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'crewai', 'matplotlib', 'pandas', 'scipy', 'ipywidgets', 'openai', 'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.strip() == "[]"
+    assert "triage" in done.stdout
+
+
+def test_drills_are_listed_without_their_causes() -> None:
+    done = run("drill", "--list")
+    assert done.returncode == 0
+    assert "shared-state" in done.stdout
+    assert "shared-mutable-state" not in done.stdout
+    assert run("drill", "shared-state", "--reveal").stdout.strip() == "shared-mutable-state"
+
+
+def test_captured_logs_get_a_verdict_that_says_what_it_is(tmp_path: Path) -> None:
+    log = Path(__file__).parents[1] / "data" / "captured" / "node-rate-limit.jsonl"
+    done = run("triage", str(log), "--report", str(tmp_path / "r.md"))
+    assert done.returncode == 1, done.stderr
+    assert "provider-rate-limit" in done.stdout
+    assert "no intervention was possible" in done.stdout
+    assert (tmp_path / "r.md").is_file()
