@@ -93,6 +93,10 @@ class Bench:
         self.is_async = False
         self.hosts: set[str] = set()
         """Hosts that the target's model calls went to."""
+        self.identifiers = False
+        """Identifiers in the inputs may carry a canary without changing what happens."""
+        self.marks = True
+        """Values of different inputs tell requests apart."""
         self._peers: set[str] = set()
         self._confirmed = False
         self._most_tokens = 0
@@ -237,6 +241,8 @@ class Bench:
                 limit_s=min(self._limit(plan), max(self.seconds_left, 1.0)),
                 deadline_s=self.settings.deadline_s,
                 stopped=lambda: self.stopped or self.seconds_left <= 0,
+                identifiers=self.identifiers,
+                marks=self.marks,
             )
         finally:
             self.components = list(dict.fromkeys([*self.components, *worker.components]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 PATTERN = re.compile(r"pbk[0-9a-z]{10}")
@@ -21,11 +21,48 @@ def new() -> str:
     return "pbk" + "".join(secrets.choice(_ALPHABET) for _ in range(10))
 
 
+_marks: re.Pattern[str] | None = None
+
+
+def watch(marks: Iterable[str]) -> None:
+    """Have `found` look for these values as well: inputs that tell requests apart."""
+    global _marks  # noqa: PLW0603 - one set of requests at a time in a process
+    words = sorted({re.escape(mark) for mark in marks}, key=len, reverse=True)
+    _marks = re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?![\w-])") if words else None
+
+
 def found(text: str | bytes) -> set[str]:
-    """All canaries in a text, whoever they belong to."""
+    """All canaries and marks in a text, whoever they belong to."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
-    return set(PATTERN.findall(text))
+    tokens = set(PATTERN.findall(text))
+    return tokens | set(_marks.findall(text)) if _marks else tokens
+
+
+def marks(inputs: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, ...]]:
+    """For each of several inputs the values that none of the others has.
+
+    They do the work of a canary where an input must keep its value. A value that
+    is short, or part of another, could be anywhere and is no mark.
+    """
+    texts: list[set[str]] = []
+    for item in inputs:
+        held: set[str] = set()
+        _strings(dict(item or {}), lambda text, held=held: held.add(text) or text)  # type: ignore[misc]
+        texts.append(held)
+    found_: list[tuple[str, ...]] = []
+    for index, own in enumerate(texts):
+        others = [text for other, held in enumerate(texts) if other != index for text in held]
+        found_.append(
+            tuple(
+                text
+                for text in sorted(own)
+                if 5 <= len(text) <= 80
+                and PLACEHOLDER not in text
+                and not any(text in other for other in others)
+            )
+        )
+    return found_
 
 
 def _strings(value: Any, change: Callable[[str], str]) -> Any:
@@ -38,17 +75,21 @@ def _strings(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def plant(inputs: dict[str, Any], token: str) -> dict[str, Any]:
+def plant(inputs: dict[str, Any], token: str, *, identifiers: bool = False) -> dict[str, Any]:
     """The inputs with `token` in place of ``{canary}``, or else appended to free text.
 
-    An identifier (a string without a space) keeps its value: changing it would
-    change what is being debugged.
+    An identifier (a string without a space) keeps its value, since changing it may
+    change what is being debugged, unless `identifiers` says that it does not.
     """
+
+    def carry(text: str) -> str:
+        if " " in text.strip():
+            return f"{text} (ref {token})"
+        return f"{text}-{token}" if identifiers and text else text
+
     if PLACEHOLDER in repr(inputs):
         return dict(_strings(inputs, lambda text: text.replace(PLACEHOLDER, token)))
-    return dict(
-        _strings(inputs, lambda text: f"{text} (ref {token})" if " " in text.strip() else text)
-    )
+    return dict(_strings(inputs, carry))
 
 
 class Wanted(dict[str, Any]):

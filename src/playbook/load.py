@@ -32,6 +32,8 @@ class Job:
     id: str
     canary: str
     inputs: dict[str, Any] | None
+    marks: tuple[str, ...] = ()
+    """Values of its inputs that no other request has (see `canary.marks`)."""
 
 
 async def run(
@@ -43,6 +45,7 @@ async def run(
     (see `observe.process.Watch.stop`).
     """
     queue = deque(jobs)
+    canary.watch(mark for job in jobs for mark in job.marks)
     watch = process.Watch()
     lag = asyncio.create_task(_loop_lag())
 
@@ -116,7 +119,8 @@ async def _in_threads(
 @contextmanager
 def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
     """Everything inside belongs to this request; its outcome is emitted at the end."""
-    owner = scope.Scope(job.id, job.canary, building=inject.active.fresh)
+    own = frozenset((job.canary, *job.marks))
+    owner = scope.Scope(job.id, job.canary, own, building=inject.active.fresh)
     token = scope.current.set(owner)
     emit({"t": "begin", "request": job.id, "at": time.time()})
     text = ""

@@ -98,8 +98,7 @@ class Nursery:
                 stdout=out,
                 stderr=out,
                 env=environment,
-                # The import must not find a module of the user's that has the name of a library's.
-                cwd=str(Path(__file__).parent),
+                cwd=spec.directory or None,
                 start_new_session=True,
             )
         theirs.close()
@@ -233,27 +232,42 @@ class Worker:
         limit_s: float = 120.0,
         deadline_s: float | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        identifiers: bool = False,
+        marks: bool = True,
     ) -> Run:
         """Serve one request for each item of `inputs`, `concurrency` at a time.
 
         A request that gives no sign of life for `limit_s` seconds (no call of it
         ends) is counted as hung, the worker is killed, and so are its other open
-        requests. `{canary}` and free
-        text in the inputs carry each request's canary.
+        requests. `{canary}` and free text in the inputs carry each request's canary
+        (`identifiers`: other strings too); `marks` tell different inputs apart.
         """
         jobs: list[dict[str, Any]] = []
+        distinct = list({json.dumps(item, default=str): item for item in inputs}.values())
+        own = dict(
+            zip(
+                (json.dumps(item, default=str) for item in distinct),
+                canary.marks(distinct) if marks and len(distinct) > 1 else [()] * len(distinct),
+                strict=True,
+            )
+        )
         for number, item in enumerate(inputs):
             token = canary.new()
+            # Every other request keeps its identifiers, so that their real path is walked too.
+            carry = identifiers and number % 2 == 0
             jobs.append(
                 {
                     "id": f"r{token[3:9]}-{number}",
                     "canary": token,
-                    "inputs": None if item is None else canary.plant(dict(item), token),
+                    "inputs": None
+                    if item is None
+                    else canary.plant(dict(item), token, identifiers=carry),
+                    "marks": own[json.dumps(item, default=str)],
                 }
             )
         run = Run(concurrency, plan)
         began: dict[str, float] = {}
-        canaries = {job["canary"]: job["id"] for job in jobs}
+        canaries = {token: job["id"] for job in jobs for token in (job["canary"], *job["marks"])}
         self.send(do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan))
         for message in self._until_done(began, limit_s, stopped, run):
             if message["t"] == "outcome":

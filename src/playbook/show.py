@@ -588,14 +588,15 @@ def html(obj: object) -> str:
     it = sheet(obj)
     parts = ['<div class="playbook">']
     for fact in it.facts:
-        edge = f' style="border-left:4px solid {_EDGE[fact.tone]};padding-left:.5em"'
+        edge = _EDGE[fact.tone] if fact.tone else "transparent"
         value = _html.escape(clean(fact.value))
         parts.append(
-            f"<div{edge if fact.tone else ''}><b>{_html.escape(fact.key)}:</b> "
+            f'<div style="border-left:4px solid {edge};padding-left:.5em">'
+            f"<b>{_html.escape(fact.key)}:</b> "
             f"{f'<span class=v>{value}</span>' if fact.varies else value}</div>"
         )
     if it.rows:
-        parts.append("<table><thead><tr>")
+        parts.append('<div style="overflow-x:auto"><table><thead><tr>')
         parts += [
             f'<th scope="col" style="{_style(column)}">{_html.escape(column.name)}</th>'
             for column in it.columns
@@ -603,7 +604,7 @@ def html(obj: object) -> str:
         parts.append("</tr></thead><tbody>")
         for row in it.rows:
             parts.append("<tr>" + "".join(_cells(it.columns, row)) + "</tr>")
-        parts.append("</tbody></table>")
+        parts.append("</tbody></table></div>")
     remarks = "<br>".join(_html.escape(clean(remark)) for remark in it.remarks)
     parts.append(
         f"<div class=v>{remarks}</div></div>"
@@ -620,4 +621,6 @@ def _cells(columns: Sequence[Column], row: Row) -> Iterable[str]:
 
 
 def _style(column: Column) -> str:
-    return f"text-align:{'right' if column.number else 'left'};padding:.2em .7em"
+    side = "right" if column.number else "left"
+    whole = ";white-space:nowrap" if column.number or column.whole else ""
+    return f"text-align:{side};vertical-align:top;padding:.2em .7em{whole}"

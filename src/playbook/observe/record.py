@@ -69,9 +69,7 @@ class Open:
 
     def saw(self, tokens: Collection[str]) -> None:
         """Canaries that passed here; those of other requests are a finding."""
-        if self.scope is not None and (
-            foreign := {token for token in tokens if token != self.scope.canary}
-        ):
+        if self.scope is not None and (foreign := set(tokens) - self.scope.own):
             self.scope.foreign |= foreign
             self.span.set_attribute("playbook.foreign", sorted(foreign))
 

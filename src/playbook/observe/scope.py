@@ -24,6 +24,8 @@ class Scope:
 
     request: str
     canary: str
+    own: frozenset[str] = frozenset()
+    """Its canary and the other tokens that are its own."""
     foreign: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
     """Fault classes seen inside, in order, whether or not they reach the caller."""
