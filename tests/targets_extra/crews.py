@@ -1,0 +1,108 @@
+"""Crews of every kind: each request makes the same calls, whatever carries them."""
+
+import os
+
+import httpx
+import requests
+from crewai import LLM, Agent, Crew, Task
+from crewai.tools import BaseTool
+from pydantic import BaseModel, Field
+
+llm = LLM(model="gpt-4o-mini", timeout=20, max_retries=2)
+streaming_llm = LLM(model="gpt-4o-mini", timeout=20, max_retries=2, stream=True)
+
+
+class Query(BaseModel):
+    key: str = Field(description="Which one to read")
+
+
+class ReadRecord(BaseTool):
+    name: str = "read_record"
+    description: str = "Reads a record."
+    args_schema: type[BaseModel] = Query
+
+    def _run(self, key: str) -> str:
+        return httpx.get(f"{os.environ['TOOLS_URL']}/records/{key}", timeout=10).text
+
+
+class ReadReport(BaseTool):
+    name: str = "read_report"
+    description: str = "Reads a report."
+    args_schema: type[BaseModel] = Query
+
+    def _run(self, key: str) -> str:
+        return requests.get(f"{os.environ['TOOLS_URL']}/report/{key}", timeout=10).text
+
+
+def _agent(model: LLM = llm, tools: tuple[BaseTool, ...] = ()) -> Agent:
+    return Agent(role="Clerk", goal="Answer", backstory="Exact.", llm=model, tools=list(tools))
+
+
+def _task(name: str, agent: Agent, text: str = "", **options: object) -> Task:
+    return Task(
+        name=name,
+        description=text or "Use read_record, then read_report, then answer: {question}",
+        expected_output="One sentence",
+        agent=agent,
+        **options,
+    )
+
+
+def _crew(question: str, model: LLM = llm) -> Crew:
+    agent = _agent(model, (ReadRecord(), ReadReport()))
+    text = f"Use read_record, then read_report, then answer: {question}"
+    return Crew(name="desk", agents=[agent], tasks=[_task("answer", agent, text)])
+
+
+def sync(inputs: dict) -> Crew:
+    return _crew(inputs["question"])
+
+
+def streamed(inputs: dict) -> Crew:
+    return _crew(inputs["question"], streaming_llm)
+
+
+async def kickoff_async(inputs: dict) -> str:
+    return (await _crew(inputs["question"]).kickoff_async()).raw
+
+
+async def akickoff(inputs: dict) -> str:
+    return (await _crew(inputs["question"]).akickoff()).raw
+
+
+def async_tasks(inputs: dict) -> Crew:
+    """Two tasks side by side on threads of CrewAI's own, and one that waits for both."""
+    question = inputs["question"]
+    first, second, last = (_agent(tools=(ReadRecord(),)), _agent(tools=(ReadReport(),)), _agent())
+    tasks = [
+        _task("record", first, f"Use read_record for {question}", async_execution=True),
+        _task("report", second, f"Use read_report for {question}", async_execution=True),
+    ]
+    tasks.append(_task("sum", last, f"Sum up: {question}", context=list(tasks)))
+    return Crew(agents=[first, second, last], tasks=tasks)
+
+
+class Notes(BaseTool):
+    """A tool that remembers for whom it works: well until two work at once."""
+
+    name: str = "read_notes"
+    description: str = "Reads the notes."
+    owner: str = ""
+
+    def _run(self) -> str:
+        return httpx.get(f"{os.environ['TOOLS_URL']}/records/{self.owner}", timeout=10).text
+
+
+notes = Notes()
+
+
+def shared_tool(inputs: dict) -> Crew:
+    notes.owner = inputs["question"]
+    agent = _agent(tools=(notes,))
+    return Crew(agents=[agent], tasks=[_task("answer", agent, f"Use read_notes: {notes.owner}")])
+
+
+def remembering(inputs: dict) -> Crew:
+    agent = _agent()
+    text = f"Answer: {inputs['question']}"
+    return Crew(agents=[agent], tasks=[_task("answer", agent, text)], memory=True)
