@@ -96,6 +96,7 @@ def test_html_says_what_the_case_holds(record):
         "0 of 40 failed",
         "p < 0.001",
         "Put back, the failure returned",
+        "Request-scoped crews; data through inputs .",
         "Until then serve one request at a time",
         "canary of req-0012 in the prompt of req-0014 [span 5f2c]",
         "Executor is already running. Cannot invoke the same executor",

@@ -177,7 +177,7 @@ def _sweep(sweep: Sweep) -> Sheet:
         Column("at once", number=True),
         Column("failed", varies=True, number=True),
         Column("share (95 %)", varies=True, number=True),
-        Column("faults", varies=True),
+        Column("faults", varies=True, whole=True),
         Column("masked", varies=True, number=True),
         Column("in flight", varies=True, number=True),
         Column("p50", varies=True, number=True),
