@@ -1,0 +1,415 @@
+"""What an experiment changes in a crew and on the wire, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Starter
+
+from playbook import inject, lab
+from playbook.inject import Plan
+
+EXTRA = Path(__file__).parent / "targets_extra"
+TARGETS = Path(__file__).parent / "targets"
+PLAIN, CREWS = EXTRA / "plain.py", EXTRA / "crews.py"
+ASK = {"question": "{canary}"}
+
+
+@pytest.fixture
+def use() -> Iterator[Any]:
+    yield inject.use
+    inject.use(Plan())
+
+
+@pytest.fixture(scope="module")
+def crews(crewai_here: None) -> Any:
+    """crewai's own names, imported once."""
+    import crewai
+    from crewai.tools import BaseTool
+    from pydantic import Field
+
+    class Counter(BaseTool):
+        name: str = "counter"
+        description: str = "Counts."
+        seen: list[str] = Field(default_factory=list)
+
+        def _run(self) -> str:
+            return "1"
+
+    class Held(BaseTool):
+        """Holds what cannot be copied."""
+
+        name: str = "held"
+        description: str = "Holds a lock."
+        lock: Any = None
+        seen: list[str] = Field(default_factory=list)
+
+        def _run(self) -> str:
+            return "1"
+
+    crewai.Counter, crewai.Held = Counter, Held  # type: ignore[attr-defined]
+    return crewai
+
+
+def full(crews: Any) -> Any:
+    """Everything that can be taken out, in one crew."""
+    llm = crews.LLM(model="gpt-4o-mini", timeout=20)
+    about = {"goal": "g", "backstory": "b", "llm": llm}
+    first = crews.Agent(role="First", tools=[crews.Counter()], allow_delegation=True, **about)
+    second = crews.Agent(role="Second", tools=[crews.Held(lock=threading.Lock())], **about)
+    plan = crews.Task(name="plan", description="Plan {topic}", expected_output="e", agent=first)
+    draft = crews.Task(
+        name="draft",
+        description="Draft {topic}",
+        expected_output="e",
+        agent=second,
+        async_execution=True,
+    )
+    last = crews.Task(
+        name="last",
+        description="End",
+        expected_output="e",
+        agent=second,
+        context=[plan, draft],
+        guardrail=lambda output: (True, output),
+    )
+    return crews.Crew(
+        agents=[first, second], tasks=[plan, draft, last], memory=True, cache=True, planning=True
+    )
+
+
+EVERY = [
+    "memory",
+    "planning",
+    "cache",
+    "delegation",
+    "async tasks",
+    "guardrails",
+    "tool:counter",
+    "tool:held",
+    "task:plan",
+    "task:draft",
+    "task:last",
+]
+
+
+def test_every_component_has_a_name(crews: Any) -> None:
+    assert inject.describe(full(crews)) == EVERY
+
+
+@pytest.mark.parametrize("component", EVERY)
+def test_what_is_taken_out_is_gone_and_nothing_else_is(
+    crews: Any, use: Any, component: str
+) -> None:
+    crew = full(crews)
+    use(Plan(without=(component,)))
+    ran = inject.apply(crew)
+    assert ran is crew
+    left = inject.describe(ran)
+    assert component not in left
+    missing = {
+        # What leaves with it: the only agent, task or tool of its kind.
+        "task:plan": {"tool:counter", "delegation"},
+        "task:draft": {"async tasks"},
+        "task:last": {"guardrails"},
+    }.get(component, set())
+    assert set(EVERY) - set(left) == {component} | missing
+
+
+def test_everything_at_once_leaves_one_agent_and_one_task(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(without=tuple(item for item in EVERY if item != "task:last")))
+    ran = inject.apply(crew)
+    assert inject.describe(ran) == ["task:last"]
+    assert [agent.role for agent in ran.agents] == ["Second"]
+    assert ran.tasks[0].context is None
+    assert ran.memory is False
+
+
+def test_the_last_task_is_never_taken_out(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(without=("task:plan", "task:draft", "task:last")))
+    assert inject.apply(crew).tasks
+
+
+def test_taking_out_twice_takes_out_no_more(crews: Any, use: Any) -> None:
+    """A crew that lives for many requests meets the same plan at every kickoff."""
+    crew = full(crews)
+    use(Plan(without=("task:plan",)))
+    for _ in range(3):
+        assert inject.task_names(inject.apply(crew)) == ["draft", "last"]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="inject.py task_names/_take_out: a task without a name is named by its place, so a "
+    "crew that is used again loses another first task at every kickoff",
+)
+def test_taking_out_an_unnamed_task_twice_takes_out_no_more(crews: Any, use: Any) -> None:
+    agent = crews.Agent(role="A", goal="g", backstory="b", llm=crews.LLM(model="gpt-4o-mini"))
+    tasks = [
+        crews.Task(description=text, expected_output="e", agent=agent)
+        for text in ("one", "two", "three")
+    ]
+    crew = crews.Crew(agents=[agent], tasks=tasks)
+    assert inject.describe(crew) == ["task:1", "task:2", "task:3"]
+    use(Plan(without=("task:1",)))
+    for _ in range(2):
+        assert [task.description for task in inject.apply(crew).tasks] == ["two", "three"]
+
+
+def test_in_the_users_own_process_the_crew_stays_as_it_is(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(without=("memory", "task:plan", "tool:held"), copies=True))
+    ran = inject.apply(crew)
+    assert ran is not crew
+    assert inject.describe(crew) == EVERY
+    assert "task:plan" not in inject.describe(ran)
+    assert inject.apply(ran) is ran, "a copy is not copied again"
+
+
+def parts(crew: Any) -> dict[int, str]:
+    """Identity of every object that a request could change."""
+    found = {id(crew): "crew"}
+    found |= {id(agent): f"agent {agent.role}" for agent in inject.agents_of(crew)}
+    found |= {id(task): f"task {task.name}" for task in crew.tasks}
+    found |= {id(tool): f"tool {tool.name}" for tool in inject.tools_of(crew)}
+    return found
+
+
+def test_fresh_copies_share_nothing_mutable_but_the_model(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(fresh=True))
+    first, second = inject.apply(crew), inject.apply(crew)
+    kinds = [parts(one) for one in (crew, first, second)]
+    assert [len(found) for found in kinds] == [len(kinds[0])] * 3
+    shared = (
+        kinds[0].keys() & kinds[1].keys()
+        | kinds[0].keys() & kinds[2].keys()
+        | kinds[1].keys() & kinds[2].keys()
+    )
+    assert {kinds[0].get(key) or kinds[1][key] for key in shared} == set()
+    assert inject.describe(first) == EVERY
+    assert first.agents[0].llm is crew.agents[0].llm
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="inject.py _copied: every BaseTool holds a lock of CrewAI's own, so deepcopy always "
+    "fails and the shallow copy shares each list and dict that the tool keeps",
+)
+def test_what_a_copied_tool_keeps_is_its_own(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(fresh=True))
+    twin = inject.apply(crew)
+    for tool, copied in zip(inject.tools_of(crew), inject.tools_of(twin), strict=True):
+        copied.seen.append("of this request")
+        assert tool.seen == [], tool.name
+
+
+def test_a_tool_that_holds_a_lock_is_copied_all_the_same(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(fresh=True))
+    tools = zip(inject.tools_of(crew), inject.tools_of(inject.apply(crew)), strict=True)
+    held, copied = next(pair for pair in tools if pair[0].name == "held")
+    assert copied is not held
+    copied.description = "changed"
+    assert held.description == "Holds a lock."
+    assert copied.run() == "1"
+
+
+def test_one_tool_of_two_agents_stays_one_in_the_copy(crews: Any, use: Any) -> None:
+    tool = crews.Counter()
+    agents = [
+        crews.Agent(role=role, goal="g", backstory="b", llm="gpt-4o-mini", tools=[tool])
+        for role in ("A", "B")
+    ]
+    tasks = [crews.Task(name=a.role, description="d", expected_output="e", agent=a) for a in agents]
+    use(Plan(fresh=True))
+    twin = inject.apply(crews.Crew(agents=agents, tasks=tasks))
+    assert len(inject.tools_of(twin)) == 1
+    assert inject.tools_of(twin)[0] is not tool
+
+
+def test_an_empty_plan_changes_nothing(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan())
+    assert inject.apply(crew) is crew
+    limits = {"connect": 5.0, "read": 600.0, "pool": None}
+    assert inject.timeout("llm", limits) == limits
+    assert inject.again("llm", 0, "rate-limit", None) is None
+    assert inject.stubbed("counter", "pbk0123456789") is None
+
+
+def test_names_are_short_and_hold_no_canary() -> None:
+    assert inject.label("Clerk of\n  pbk0123456789") == "Clerk of {canary}"
+    assert len(inject.label("x" * 500)) == 60
+    assert inject.label(None) == ""
+
+
+# --- stubs, timeouts, tries ------------------------------------------------------------------
+
+
+def test_a_stub_answers_with_this_requests_canary(use: Any) -> None:
+    use(Plan(stub=("read it", "bare"), answers={"read it": "record of {canary}, {canary}"}))
+    for token in ("pbkaaaaaaaaaa", "pbkbbbbbbbbbb"):
+        assert inject.stubbed("read  it", token) == f"record of {token}, {token}"
+    assert inject.stubbed("bare", "pbkaaaaaaaaaa") == "stubbed by playbook"
+    assert inject.stubbed("another", "pbkaaaaaaaaaa") is None
+
+
+@pytest.mark.parametrize("within", ["tool", "memory", "", "endpoint"])
+def test_only_model_calls_get_other_timeouts(use: Any, within: str) -> None:
+    use(Plan(timeout_factor=5, timeout_s=3))
+    limits = {"connect": 2.0, "read": 10.0, "pool": None}
+    assert inject.timeout(within, limits) == limits
+    assert inject.timeout("llm", limits) == {"connect": 10.0, "read": 15.0, "pool": None}
+    assert limits["read"] == 10.0
+
+
+def test_tries_end_and_are_for_the_named_faults_of_model_calls(use: Any) -> None:
+    use(Plan(retry=("server-error",)))
+    pauses = [inject.again("llm", n, "server-error", None) for n in range(inject.RETRY_LIMIT + 1)]
+    assert pauses[-1] is None
+    assert all(pause is not None and 0 < pause <= 5 for pause in pauses[:-1])
+    assert inject.again("llm", 0, "auth", None) is None
+    assert inject.again("tool", 0, "server-error", None) is None
+    assert inject.again("llm", 0, "server-error", 60.0) == 5.0
+
+
+# --- on the wire, by a real client against the lab --------------------------------------------
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("target", "limit"), [("one", 1), ("pool", 3)])
+def test_no_more_model_calls_are_in_flight_than_the_limit(
+    start: Starter, provider: lab.Lab, faults: Any, target: str, limit: int
+) -> None:
+    faults({"latency": {"fixed": 0.05}})
+    before = provider.stats()["calls"]
+    run = start(f"{PLAIN}:{target}").run([ASK] * 6, 6, Plan(limit=limit), limit_s=60)
+    assert all(outcome.ok for outcome in run.outcomes)
+    assert max(entry["in_flight"] for entry in provider.log(before)) == limit
+
+
+@pytest.mark.e2e
+def test_without_a_limit_they_are_all_at_once(
+    start: Starter, provider: lab.Lab, faults: Any
+) -> None:
+    faults({"latency": {"fixed": 1.0}})
+    before = provider.stats()["calls"]
+    start(f"{PLAIN}:one").run([ASK] * 8, 8, limit_s=60)
+    assert max(entry["in_flight"] for entry in provider.log(before)) == 8
+
+
+@pytest.mark.e2e
+def test_a_failed_model_call_is_made_again_and_seen_each_time(
+    start: Starter, provider: lab.Lab, faults: Any
+) -> None:
+    faults({"faults": [{"fault": "error", "status": 503, "first": 3}]})
+    before = provider.stats()["calls"]
+    plan = Plan(retry=("server-error",))
+    run = start(f"{PLAIN}:one").run([ASK] * 2, 1, plan, limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True, True]
+    statuses = [entry["status"] for entry in provider.log(before)]
+    assert statuses == [503, 503, 503, 200, 200]
+    spans = sorted((s for s in run.spans if s.kind == "http"), key=lambda span: span.start)
+    assert [s.attributes["http.response.status_code"] for s in spans] == statuses
+
+
+@pytest.mark.e2e
+def test_retry_after_holds_back_every_call(start: Starter, provider: lab.Lab, faults: Any) -> None:
+    """One 429 with Retry-After: 1; nothing else is sent before that second is over."""
+    faults(
+        {
+            "faults": [
+                {"fault": "rate_limit", "per_minute": 2, "window": 0.8, "retry_after": 1},
+            ]
+        }
+    )
+    before = provider.stats()["calls"]
+    plan = Plan(retry=("rate-limit",), limit=1)
+    run = start(f"{PLAIN}:one").run([ASK] * 4, 4, plan, limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 4
+    entries = provider.log(before)
+    assert [entry["status"] for entry in entries] == [200, 200, 429, 200, 200]
+    # What the client waits is the lab's own word, so the order of events is not a matter of luck.
+    assert entries[3]["time"] - entries[2]["time"] >= 0.9
+
+
+@pytest.mark.e2e
+def test_a_longer_timeout_reaches_the_model_call(start: Starter, faults: Any) -> None:
+    faults({"faults": [{"fault": "hang"}]})
+    worker = start(f"{PLAIN}:one")
+    run = worker.run([ASK], 1, Plan(timeout_s=0.3), limit_s=30)
+    assert [outcome.fault.kind for outcome in run.outcomes if outcome.fault] == ["read-timeout"]
+
+
+@pytest.mark.e2e
+def test_a_stubbed_tool_is_not_run_and_its_answer_is_this_requests(
+    start: Starter, provider: lab.Lab
+) -> None:
+    before = provider.stats()["calls"]
+    plan = Plan(stub=("read_record",), answers={"read_record": "record of {canary}"})
+    run = start(f"{CREWS}:sync").run([ASK] * 2, 2, plan, limit_s=60)
+    assert all(outcome.ok and not outcome.foreign for outcome in run.outcomes)
+    paths = [entry["path"] for entry in provider.log(before)]
+    assert "tools/records" not in paths
+    assert paths.count("tools/report") == 2
+    tools = {span.name: span for span in run.spans if span.kind == "tool"}
+    assert tools["read_record"].attributes["playbook.stubbed"]
+    assert not tools["read_report"].attributes["playbook.stubbed"]
+
+
+@pytest.mark.e2e
+def test_fresh_instances_end_the_crossing_of_a_shared_tool(start: Starter, faults: Any) -> None:
+    faults({"latency": {"fixed": 0.2}})
+    run = start(f"{CREWS}:shared_tool").run([ASK] * 4, 4, Plan(fresh=True), limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 4
+    assert [outcome.foreign for outcome in run.outcomes] == [()] * 4
+
+
+@pytest.mark.e2e
+def test_what_is_taken_out_reaches_crews_that_a_handler_builds(start: Starter) -> None:
+    worker = start(f"{CREWS}:kickoff_async")
+    run = worker.run([ASK] * 2, 2, Plan(without=("tool:read_record",)), limit_s=60)
+    assert {span.name for span in run.spans if span.kind == "tool"} == {"read_report"}
+
+
+# --- the dry run ------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"{CREWS}:sync",
+        f"{CREWS}:kickoff_async",
+        f"{CREWS}:akickoff",
+        f"{CREWS}:streamed",
+        f"{TARGETS / 'crew_base.py'}:Desk",
+        f"{TARGETS / 'flow.py'}:DeskFlow",
+        f"{TARGETS / 'module_crew.py'}:crew",
+        f"{PLAIN}:one",
+        f"{PLAIN}:pool",
+        f"{PLAIN}:libraries",
+        f"{PLAIN}:on_the_loop",
+    ],
+    ids=lambda text: text.rpartition("/")[2],
+)
+def test_a_dry_run_sends_nothing(start: Starter, provider: lab.Lab, target: str) -> None:
+    before = provider.stats()["calls"]
+    items = start(target).probe("audit", limit_s=30)
+    assert provider.log(before) == []
+    reached = not any(item["value"] == "not reached" for item in items)
+    assert reached == ("plain.py" not in target)
+
+
+def test_a_dry_run_is_not_caught_by_except_exception(use: Any) -> None:
+    assert not issubclass(inject.DryRun, Exception)
+    assert not issubclass(inject.DryRun, asyncio.CancelledError)
