@@ -195,7 +195,8 @@ def test_fresh_copies_share_nothing_mutable_but_the_model(crews: Any, use: Any) 
     )
     assert {kinds[0].get(key) or kinds[1][key] for key in shared} == set()
     assert inject.describe(first) == EVERY
-    assert first.agents[0].llm is crew.agents[0].llm
+    clients = {id(one.agents[0].llm._get_sync_client()) for one in (crew, first, second)}
+    assert len(clients) == 1, "a client for each request would be a fault of our own making"
 
 
 @pytest.mark.xfail(
