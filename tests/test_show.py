@@ -33,7 +33,7 @@ ALL = [
     samples.VERDICT,
 ]
 EVIL = (
-    "<img src=x onerror=alert(1)> \x1b[31mred\x1b[0m \x1b]0;title\x07 \u202egnp.exe \ud800 & [bold]"
+    "[bold] <img src=x onerror=alert(1)> \x1b[31mred\x1b[0m \x1b]0;title\x07 \u202egnp.exe \ud800"
 )
 
 
@@ -137,6 +137,13 @@ def test_what_a_target_wrote_is_only_text(obj):
         assert bad not in html + text
     assert "[bold]" in text  # rich markup is not obeyed
     html.encode(), text.encode()
+
+
+def test_a_long_name_leaves_the_other_columns_their_room():
+    rung = Rung("tool:" + "x" * 300, "tool", "failed", "it failed", 10, 40, 11, 0.62)
+    text = show.text(Ladder((rung,)))
+    assert "11 of 40" in text
+    assert "✗ failed" in text
 
 
 @pytest.mark.parametrize("obj", hostile(), ids=name)

@@ -232,7 +232,11 @@ def test_every_control_has_a_label():
 
 
 def test_repr_is_cheap_and_the_same_each_time():
-    assert repr(panel(FakeCase())) == repr(panel(FakeCase())) == "<Panel of a sweep: run this cell to see it>"
+    assert (
+        repr(panel(FakeCase()))
+        == repr(panel(FakeCase()))
+        == "<Panel of a sweep: run this cell to see it>"
+    )
 
 
 def test_live_forgets_the_warm_up():

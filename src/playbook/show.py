@@ -160,9 +160,10 @@ def clean(value: str, longest: int = LONGEST) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
-def lines(cell: str | tuple[str, ...]) -> list[str]:
+def lines(cell: str | tuple[str, ...], longest: int = LONGEST) -> list[str]:
     """The lines of one cell, cleaned."""
-    return [clean(cell)] if isinstance(cell, str) else [clean(line) for line in cell] or ["–"]
+    parts = (cell,) if isinstance(cell, str) else cell
+    return [clean(part, longest) for part in parts] or ["–"]
 
 
 # The sheets -----------------------------------------------------------------------
@@ -565,10 +566,13 @@ def text(obj: object, width: int | None = None) -> str:
                 no_wrap=column.number or column.whole,
                 overflow="fold",
             )
+        # What must not be broken must not take the other columns' room either.
+        room = [36 if column.whole else LONGEST for column in it.columns]
         for row in it.rows:
-            table.add_row(
-                *(Text("\n".join(lines(cell))) for cell in row.cells), style=_INK[row.tone]
+            cells = (
+                "\n".join(lines(cell, most)) for cell, most in zip(row.cells, room, strict=True)
             )
+            table.add_row(*map(Text, cells), style=_INK[row.tone])
         console.print()
         console.print(table)
     if it.remarks:
