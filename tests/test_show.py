@@ -146,12 +146,12 @@ def test_a_long_name_leaves_the_other_columns_their_room():
     assert "✗ failed" in text
 
 
-@pytest.mark.parametrize("obj", hostile(), ids=name)
-def test_no_secret_is_shown(obj, monkeypatch):
-    monkeypatch.setitem(globals(), "EVIL", "x" * 390 + " key sk-proj-abcdefghijklmnopqrstuvwx1234")
+@pytest.mark.parametrize("before", [0, show.LONGEST - 20])
+def test_no_secret_is_shown(before, monkeypatch):
+    monkeypatch.setitem(globals(), "EVIL", "x" * before + " key sk-proj-abcdefghijklmnopqr1234")
     seen = "".join(show.html(it) + show.text(it) + show.stable(it) for it in hostile())
     assert "sk-proj" not in seen  # not even the half that the cell had room for
-    assert "xxx" in seen
+    assert " key " in seen
 
 
 def test_colour_only_on_a_terminal(monkeypatch):
