@@ -6,7 +6,8 @@ import asyncio
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import samples
@@ -28,7 +29,6 @@ class FakeCase:
 
     def __init__(self, *, gated: bool = False, error: Exception | None = None) -> None:
         self.settings = Settings()
-        self.bench = SimpleNamespace(settings=self.settings)
         self.heard: list[Progress] = []
         self.on_progress = self.heard.append
         self.gate = threading.Semaphore(0 if gated else 10_000)
@@ -41,9 +41,12 @@ class FakeCase:
         self.halted.set()
         self.gate.release()
 
+    def configure(self, **changes: Any) -> None:
+        self.settings = replace(self.settings, **changes)
+
     def sweep(self, levels=None, timeout=None) -> Sweep:
         self.halted.clear()
-        self.asked.append((tuple(levels), timeout, self.bench.settings))
+        self.asked.append((tuple(levels), timeout, self.settings))
         self.threads.add(threading.current_thread().name)
         if self.error:
             raise self.error

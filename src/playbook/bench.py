@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from . import local
+from . import canary, local
 from .inject import Plan
 from .model import Cost, Outcome, Progress
 from .runner import Nursery, Run, Worker
@@ -93,6 +93,7 @@ class Bench:
         self.is_async = False
         self.hosts: set[str] = set()
         """Hosts that the target's model calls went to."""
+        self._served: Worker | None = None
         self.identifiers = False
         """Identifiers in the inputs may carry a canary without changing what happens."""
         self.marks = True
@@ -101,7 +102,9 @@ class Bench:
         self._confirmed = False
         self._most_tokens = 0
         self._stop = threading.Event()
-        self._began = time.monotonic()
+        self._worked = 0.0
+        self._busy = False
+        self._began = 0.0
         self._p50 = 0.0
         self._retry_after = 0.0
         """The longest that the provider asked to wait, in seconds."""
@@ -134,11 +137,40 @@ class Bench:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began
+        """Time at work; what passes while somebody thinks in a notebook does not count."""
+        return self._worked + (time.monotonic() - self._began if self._busy else 0.0)
+
+    def spend(self, seconds: float) -> None:
+        """Charge work that was done beside the bench."""
+        self._worked += seconds
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        if self._busy:
+            yield
+            return
+        self._busy, self._began = True, time.monotonic()
+        try:
+            yield
+        finally:
+            self._worked += time.monotonic() - self._began
+            self._busy = False
 
     @property
     def seconds_left(self) -> float:
         return self.settings.max_seconds - self.seconds
+
+    @property
+    def blind(self) -> bool:
+        """Nothing in the given inputs tells one request's data from another's."""
+        inputs = self.settings.inputs
+        if None in inputs or (self.marks and len(inputs) > 1 and any(canary.marks(inputs))):
+            return False
+        token = canary.new()
+        planted = [
+            canary.plant(dict(item or {}), token, identifiers=self.identifiers) for item in inputs
+        ]
+        return token not in repr(planted)
 
     def cost(self) -> Cost:
         return Cost(self.requests, self.provider_calls, self.tokens, round(self.seconds, 1))
@@ -154,7 +186,8 @@ class Bench:
         """A fresh start of the target; raises TargetError if it cannot be loaded."""
         if self.stopped:
             raise Stopped
-        worker = self._nursery.worker()
+        with self._at_work():
+            worker = self._nursery.worker()
         self._workers.add(worker)
         self.kind, self.is_async = worker.kind, worker.is_async
         self.versions = worker.versions
@@ -163,6 +196,17 @@ class Bench:
     def retire(self, worker: Worker) -> None:
         worker.close()
         self._workers.discard(worker)
+
+    def lay_by(self, worker: Worker) -> None:
+        """Keep a worker that has served requests, for probes that repeat their calls."""
+        if self._served is not None:
+            self.retire(self._served)
+        self._served = worker if worker.alive else None
+
+    def served(self) -> Worker | None:
+        """The worker that was laid by, once."""
+        worker, self._served = self._served, None
+        return worker if worker is not None and worker.alive else None
 
     def afford(self, count: int) -> int:
         """How many of `count` requests the budget still allows."""
@@ -234,16 +278,17 @@ class Bench:
         meta = {"t": "run", "concurrency": concurrency, "plan": asdict(replace(plan, answers={}))}
         self.keep(number, step, meta)
         try:
-            run = worker.run(
-                self._inputs(count),
-                concurrency,
-                plan,
-                limit_s=min(self._limit(plan), max(self.seconds_left, 1.0)),
-                deadline_s=self.settings.deadline_s,
-                stopped=lambda: self.stopped or self.seconds_left <= 0,
-                identifiers=self.identifiers,
-                marks=self.marks,
-            )
+            with self._at_work():
+                run = worker.run(
+                    self._inputs(count),
+                    concurrency,
+                    plan,
+                    limit_s=min(self._limit(plan), max(self.seconds_left, 1.0)),
+                    deadline_s=self.settings.deadline_s,
+                    stopped=lambda: self.stopped or self.seconds_left <= 0,
+                    identifiers=self.identifiers,
+                    marks=self.marks,
+                )
         finally:
             self.components = list(dict.fromkeys([*self.components, *worker.components]))
             self.answers = {**worker.answers, **self.answers}
@@ -269,9 +314,9 @@ class Bench:
                 self.provider_calls += message["attributes"].get("playbook.within") == "llm"
 
         worker.on_message = listen
-        return worker.probe(
-            what, limit_s=min(self._limit(), max(self.seconds_left, 1.0)), **options
-        )
+        with self._at_work():
+            limit = min(self._limit(), max(self.seconds_left, 1.0))
+            return worker.probe(what, limit_s=limit, **options)
 
     def audit(self, worker: Worker) -> list[dict[str, Any]]:
         """Settings read off the live objects (see `playbook.audit.read`); no request is sent."""

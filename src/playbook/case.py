@@ -178,6 +178,12 @@ class Case:
         # Who listens may change while the bench lives.
         self.on_progress(progress)
 
+    def configure(self, **changes: Any) -> None:
+        """Change settings (fields of `playbook.bench.Settings`) for the steps to come."""
+        self.settings = replace(self.settings, **changes)
+        if self._bench is not None:
+            self._bench.settings = self.settings
+
     def stop(self) -> None:
         """Start nothing new; the step that is running returns what it has. From any thread."""
         if self._bench is not None:
@@ -326,10 +332,10 @@ class Case:
         return failing(self.runs())
 
     def _fingerprints(self, run: Run) -> tuple[set[Any], bool]:
-        from .diagnose.facts import masked, signs
+        from .diagnose.facts import fingerprints, signs
 
-        found = set(signs(run).values())
-        return (found, False) if found else (set(masked(run).values()), True)
+        hidden = not signs(run)
+        return fingerprints(run, hidden=hidden), hidden
 
     def _count(self, run: Run, found: set[Any], hidden: bool) -> Count:
         from .diagnose.prove import count

@@ -150,6 +150,7 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
             chain = (Link("HTTPResponse", f"the handler answered {status}: {text}"[:400], status),)
         opened.saw(canary.found(text))
         opened.end()
+        record.leave(owner)
         emit(
             {
                 "t": "outcome",

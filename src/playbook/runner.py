@@ -170,6 +170,7 @@ class Worker:
         self.is_async = False
         self.versions: dict[str, str] = {}
         self.components: list[str] = []
+        self.has_served = False
         self.peers: set[str] = set()
         """Addresses that the process has connected to."""
         self.answers: dict[str, str] = {}
@@ -211,6 +212,10 @@ class Worker:
                 self.is_async = message["is_async"]
                 self.versions = message["versions"]
                 return
+
+    @property
+    def alive(self) -> bool:
+        return self._alive
 
     def send(self, **command: Any) -> None:
         self._commands.write(json.dumps(command).encode() + b"\n")
@@ -266,8 +271,10 @@ class Worker:
                 }
             )
         run = Run(concurrency, plan)
+        ours = {job["id"] for job in jobs} | {""}
         began: dict[str, float] = {}
         canaries = {token: job["id"] for job in jobs for token in (job["canary"], *job["marks"])}
+        self.has_served = True
         self.send(do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan))
         for message in self._until_done(began, limit_s, stopped, run):
             if message["t"] == "outcome":
@@ -275,7 +282,7 @@ class Worker:
                 run.outcomes.append(outcome)
             elif message["t"] == "done":
                 run.stats = {name: message[name] for name in STATS}
-            else:
+            elif message["t"] != "span" or message["request"] in ours:
                 _collect(run, message)
         if run.hung or run.died:
             kind, text = (
@@ -410,6 +417,7 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
 
 
 def _collect(run: Run, message: dict[str, Any]) -> None:
+    """Spans and sharing of a run; calls that an earlier run left open are told there."""
     if message["t"] == "span":
         run.spans.append(_span(message))
     elif message["t"] == "share":

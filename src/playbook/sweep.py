@@ -13,6 +13,8 @@ from .model import Count, Level, Outcome, Progress, Span, Sweep
 from .runner import Run, Worker
 from .stats import quantile, wilson
 
+SLOW_SECONDS = 6.0
+"""A request that takes so long is not repeated where once will do."""
 FULL = 0.85
 """CPU seconds per second of one Python process above which its own latency is in doubt."""
 
@@ -38,9 +40,19 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
                 bench.retire(worker)
                 worker = bench.fresh()
             count = bench.settings.requests_per_level or _count(concurrency, each)
+            slow = concurrency == 1 and each > SLOW_SECONDS and not warm.hung
             run = bench.run(
-                "sweep", count, concurrency, plan, worker=worker, text=f"{concurrency} at once"
+                "sweep",
+                max(count - slow, 1),
+                concurrency,
+                plan,
+                worker=worker,
+                text=f"{concurrency} at once",
             )
+            if slow:
+                # What the warming up adds is nothing beside such a request: it counts.
+                run.outcomes = warm.outcomes + run.outcomes
+                run.spans = warm.spans + run.spans
             warm = run
             if not run.outcomes:
                 break
@@ -60,7 +72,7 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
     except (BudgetSpent, Stopped):
         early = True
     finally:
-        bench.retire(worker)
+        bench.lay_by(worker)
     return Sweep(tuple(rows), early), runs
 
 
@@ -92,8 +104,8 @@ def _shape(run: Run) -> tuple[list[bool], Counter[tuple[str, str, str]]]:
 def _count(concurrency: int, each: float) -> int:
     """Requests of a level: alone, as many as some ten seconds hold; else one or two each."""
     if concurrency == 1:
-        return int(min(10, max(3, 10 // max(each, 0.1))))
-    return max(concurrency, min(2 * concurrency, 24))
+        return int(min(10, max(3 if each < SLOW_SECONDS else 2, 10 // max(each, 0.1))))
+    return max(concurrency, min(2 * concurrency, 24) if each < SLOW_SECONDS else 0)
 
 
 def _clear(rows: Sequence[Level]) -> bool:

@@ -25,6 +25,16 @@ _GENERIC = {
 """Classes that say that something failed and not what; a failed call inside says more."""
 
 
+_OWN_WORDS = {"RuntimeError", "Exception", "ValueError"}
+_LIBRARIES = {
+    *("openai", "anthropic", "google", "azure", "botocore", "litellm", "crewai", "crewai_tools"),
+    *("httpx", "httpcore", "requests", "urllib3", "aiohttp", "instructor", "pydantic", "asyncio"),
+    *("concurrent", "socket", "ssl", "json", "sqlite3", "portalocker", "chromadb", "lancedb"),
+}
+_ON_THE_WIRE = {"rate-limit", "quota", "server-error", "auth", "not-found", "read-timeout"}
+"""Classes that a failed HTTP attempt shows by itself, if there was one."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Sign:
     """The fingerprint of a failure: its class and its place."""
@@ -122,6 +132,10 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
         same = [item for item in inner if item.kind == kind]
         if same:
             return same[-1]
+        if kind in _ON_THE_WIRE and any(span.kind == "http" for span in spans):
+            # No call of this request failed so: they are the target's own words for it.
+            rest = [link for link in chain if not _own_words(link.type)]
+            kind = classify(rest).kind if rest else "application-error"
         if kind in _GENERIC and inner:
             return inner[-1]
         if kind in _GENERIC and outcome.overran:
@@ -131,6 +145,12 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
             return Sign("deadline", dominant(outcome, spans))
         return Sign(kind, "llm" if _is_providers(kind) else "")
     return Sign("deadline", dominant(outcome, spans))
+
+
+def _own_words(name: str) -> bool:
+    """Did the target raise it, in words of its own choice?"""
+    root, dot, _ = name.partition(".")
+    return root not in _LIBRARIES if dot else name in _OWN_WORDS
 
 
 def _is_wrapper(name: str) -> bool:
@@ -239,6 +259,16 @@ def grows(alone: Sequence[float], many: Sequence[float]) -> bool:
 
     before, after = quantile(alone, 0.5), quantile(many, 0.5)
     return after > 1.5 * before and after - before > 0.1 and slower(alone, many) < 0.01
+
+
+SHARED = {Sign("crossed"), Sign("executor-busy")}
+"""Which of the two happens is a matter of timing: one object in overlapping requests."""
+
+
+def fingerprints(run: Run, *, hidden: bool) -> set[Sign]:
+    """What counts as the same failure as those of `run`."""
+    found = set((masked(run) if hidden else signs(run)).values())
+    return found | SHARED if found & SHARED else found
 
 
 def signs(run: Run) -> Mapping[str, Sign]:

@@ -15,7 +15,7 @@ from ..model import Count, Finding, Proof, Result, Suspect, Verdict
 from ..runner import Run
 from ..stats import wilson
 from ..sweep import FULL, row
-from .facts import Evidence, Sign, masked, signs
+from .facts import Evidence, Sign, fingerprints, masked, signs
 from .prove import interventions, prove, steady
 from .rules import layer_of, proven, refuted, suspects
 
@@ -75,7 +75,7 @@ def judge(case: Case) -> Verdict:
             case.isolate()
         evidence = evidence_of(case, runs)
         ranked = suspects(kinds, run, evidence)
-        ranked, proof = _try(case, ranked, run, evidence, set(kinds.values()), hidden)
+        ranked, proof = _try(case, ranked, run, evidence, fingerprints(run, hidden=hidden), hidden)
     except BudgetSpent:
         note = "the budget was spent before an intervention could prove it"
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
@@ -235,6 +235,9 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
         note = (
             note + "; " if note else ""
         ) + f"seen up to {reached} at once only: the budget was spent"
+    if case.bench.blind:
+        blind = "mixed-up data could not be seen: no input tells requests apart (use {canary})"
+        note = f"{note}; {blind}" if note else blind
     _, high = wilson(Count(attempts, 0))
     return _verdict(case, "healthy", confidence=round(1.0 - high, 3), note=note)
 

@@ -17,27 +17,30 @@ from ..model import Ladder, Progress, Rung
 from ..runner import Run, Worker
 from ..stats import quantile, slower
 
+RESERVE_SECONDS = 90.0
+"""What the proof may need: with less time left, the ladder's costlier rungs are left out."""
 LAYERS = {"dns": "network", "tcp": "network", "tls": "network"}
 
 
 def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[Ladder, list[Run]]:
     """Climb the ladder, each rung alone and at `concurrency`.
 
-    One request is served first, so that there is a model call and a tool call to
+    One request is served first if none was, so that there is a model call and a tool call to
     repeat. With `tools_alone` false the tools are not called directly, for tools
     that must not run outside a request.
     """
     rungs: list[Rung] = []
     runs: list[Run] = []
-    worker = bench.fresh()
+    worker = bench.served() or bench.fresh()
 
     def add(rung: Rung) -> None:
         rungs.append(rung)
-        bench.on_progress(Progress("isolate", f"{rung.name}: {rung.status}"))
+        bench.on_progress(Progress("isolate", f"{rung.name} at {rung.concurrency}: {rung.status}"))
 
     try:
-        seen = bench.run("isolate", 1, 1, worker=worker, text="one request, to have its calls")
-        if seen.hung or seen.died:
+        if not worker.has_served:
+            bench.run("isolate", 1, 1, worker=worker, text="one request, to have its calls")
+        if not worker.alive:
             # The request's own calls are remembered only by a process that still lives.
             return Ladder(tuple(rungs)), runs
         for item in bench.probe(worker, "network") or []:
@@ -58,15 +61,16 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
             bench, worker, "bare call", "provider", "bare", concurrency, timeout_factor=4.0
         ):
             add(rung)
-        for rung in _both(bench, worker, "LLM.call", "client", "llm", concurrency):
-            add(rung)
+        if bench.seconds_left > RESERVE_SECONDS:
+            for rung in _both(bench, worker, "LLM.call", "client", "llm", concurrency):
+                add(rung)
         for tool in sorted(bench.answers) if tools_alone else []:
             for rung in _both(
                 bench, worker, f"tool:{tool}", "tool", "tool", concurrency, name=tool
             ):
                 add(rung)
         gone = least(bench.components)
-        if gone:
+        if gone and bench.seconds_left > RESERVE_SECONDS:
             alone = bench.run(
                 "isolate", concurrency, concurrency, Plan(without=gone), text="one agent, one task"
             )

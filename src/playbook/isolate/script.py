@@ -12,6 +12,7 @@ import ast
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..bench import BudgetSpent
+from ..errors import redact
 from ..model import Progress, Reduction
 from ..runner import Run
+from ..stats import attempts_needed
 from ..worker import QUIET
 
 if TYPE_CHECKING:
@@ -30,10 +33,7 @@ MOST_SECONDS = 60.0
 
 
 def write(reduction: Reduction, case: Case, run: Run) -> Reduction:
-    """Write ``minimal.py`` into the case and run it; the reduction says whether it failed.
-
-    A script is given only if a version of it was seen to fail.
-    """
+    """Write ``minimal.py`` into the case and run it; `script_checked` says whether it failed."""
     spec = case.spec
     if spec.kind != "python" or not spec.module:
         return reduction
@@ -57,14 +57,14 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
     from jinja2 import Environment, StrictUndefined
 
     template = files("playbook.isolate").joinpath("minimal.py.j2").read_text("utf-8")
-    inputs = case.settings.inputs[0]
+    inputs, spec = case.settings.inputs[0], case.spec
     out = sorted(reduction.removed)
     return (
         Environment(undefined=StrictUndefined, trim_blocks=True)
         .from_string(template)
         .render(
             cause="the failure",
-            target=case.spec.text,
+            target=f"{file.name if (file := _module_file(case)) else spec.module}:{spec.attribute}",
             name="minimal.py",
             requests=_requests(run),
             concurrency=run.concurrency,
@@ -75,15 +75,30 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
             crewai=case.bench.versions.get("crewai", ""),
             deadline=repr(case.settings.deadline_s),
             inputs=repr(None if inputs is None else dict(inputs)),
-            source=source.strip(),
+            source=_without_secrets(source).strip(),
             future=_postponed(case),
-            attribute=case.spec.attribute,
+            attribute=spec.attribute,
         )
     )
 
 
+def _without_secrets(source: str) -> str:
+    """Keys that stand in the code are left in the environment."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            literal = ast.get_source_segment(source, node)
+            hidden = redact(node.value)
+            if literal and hidden != node.value:
+                key = hidden == redact("sk-" + "0" * 40)  # nothing of it is left: a bare key
+                other = 'os.environ["OPENAI_API_KEY"]' if key else repr(hidden)
+                return _without_secrets(source.replace(literal, other))
+    return source
+
+
 def _requests(run: Run) -> int:
-    return max(run.concurrency, 10)
+    """As many as an intermittent failure needs to show, and at least one full burst."""
+    rate = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
+    return max(run.concurrency, min(max(attempts_needed(rate), 10), 40))
 
 
 def _fails(case: Case, path: Path, run: Run) -> bool:
@@ -99,6 +114,7 @@ def _fails(case: Case, path: Path, run: Run) -> bool:
         **QUIET,
         "CREWAI_STORAGE_DIR": str(case.directory / "storage" / "minimal"),
     }
+    began = time.monotonic()
     try:
         done = subprocess.run(
             [case.settings.python or sys.executable, str(path)],
@@ -111,6 +127,8 @@ def _fails(case: Case, path: Path, run: Run) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
+    finally:
+        case.bench.spend(time.monotonic() - began)
     # A script that breaks by itself ends with 1 as well, but has a traceback and no count.
     return done.returncode == 1 and b" requests failed, " in done.stdout
 

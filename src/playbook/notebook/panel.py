@@ -12,7 +12,6 @@ import html
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
@@ -160,8 +159,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
 
         case.on_progress = hear
         try:
-            case.settings = case.bench.settings = replace(
-                case.settings,
+            case.configure(
                 requests_per_level=self.each.value or None,
                 deadline_s=self.deadline.value or None,
             )

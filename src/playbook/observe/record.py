@@ -26,22 +26,28 @@ class _Out(SpanProcessor):
         self.emit = emit
 
     def on_end(self, span: ReadableSpan) -> None:
-        attributes = dict(span.attributes or {})
-        identity = span.get_span_context()
-        self.emit(
-            {
-                "t": "span",
-                "id": f"{identity.span_id:016x}" if identity else "",
-                "parent": f"{span.parent.span_id:016x}" if span.parent else "",
-                "request": attributes.pop("playbook.request", ""),
-                "kind": attributes.pop("playbook.kind", ""),
-                "name": span.name,
-                "start": (span.start_time or 0) / 1e9,
-                "end": (span.end_time or 0) / 1e9,
-                "fault": attributes.pop("error.type", ""),
-                "attributes": attributes,
-            }
-        )
+        if not (span.attributes or {}).get(_LEFT):
+            self.emit(_plain(span, (span.end_time or 0) / 1e9))
+
+
+_LEFT = "playbook.left_open"
+
+
+def _plain(span: ReadableSpan, end: float) -> dict[str, Any]:
+    attributes = dict(span.attributes or {})
+    identity = span.get_span_context()
+    return {
+        "t": "span",
+        "id": f"{identity.span_id:016x}" if identity else "",
+        "parent": f"{span.parent.span_id:016x}" if span.parent else "",
+        "request": attributes.pop("playbook.request", ""),
+        "kind": attributes.pop("playbook.kind", ""),
+        "name": span.name,
+        "start": (span.start_time or 0) / 1e9,
+        "end": end,
+        "fault": attributes.pop("error.type", ""),
+        "attributes": attributes,
+    }
 
 
 class Open:
@@ -81,6 +87,19 @@ class Open:
 _open: set[Open] = set()
 
 
+def leave(owner: scope.Scope) -> None:
+    """Report what a request that has ended left running, as far as it came.
+
+    A target that stops waiting (its own deadline) ends before its calls do, and
+    what they were is what it waited for.
+    """
+    for opened in list(_open):
+        if opened.scope is owner and _out is not None and isinstance(opened.span, ReadableSpan):
+            opened.set(_LEFT, True)
+            _open.discard(opened)
+            _out.emit(_plain(opened.span, time.time()))
+
+
 def give_up() -> None:
     """End what is still open, marked so: the evidence of a hang, before the process is killed."""
     for opened in list(_open):
@@ -90,13 +109,15 @@ def give_up() -> None:
 
 
 _tracer: trace.Tracer | None = None
+_out: _Out | None = None
 
 
 def install(emit: Emit) -> None:
     """Send every span that ends to `emit`, as a plain dict."""
-    global _tracer  # noqa: PLW0603 - one recorder a process
+    global _tracer, _out  # noqa: PLW0603 - one recorder a process
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(_Out(emit))
+    _out = _Out(emit)
+    provider.add_span_processor(_out)
     _tracer = provider.get_tracer("playbook")
 
 
