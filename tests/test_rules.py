@@ -1,0 +1,561 @@
+"""From what was seen to the cause: each fault has one first suspect, and health has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from playbook.diagnose.facts import Evidence, Sign, dominant, masked, sign, signs, split
+from playbook.diagnose.judge import FEW, failing
+from playbook.diagnose.rules import suspects
+from playbook.errors import classify
+from playbook.inject import Plan
+from playbook.model import Fault, Level, Link, Outcome, Span, Sweep
+from playbook.runner import Run
+
+WIDTH = 10
+NUMBERS = iter(range(1, 10**9))
+
+
+def span(request: str, kind: str, name: str, start: float, end: float, **known: Any) -> Span:
+    """A span by the short names of what the rules read."""
+    fault = known.pop("fault", "")
+    names = {
+        "within": "playbook.within",
+        "tool": "playbook.tool",
+        "unfinished": "playbook.unfinished",
+        "foreign": "playbook.foreign",
+        "cause": "playbook.cause",
+        "read_s": "playbook.timeout_read_s",
+        "status": "http.response.status_code",
+    }
+    attributes = {names[key]: value for key, value in known.items()}
+    return Span(f"s{next(NUMBERS)}", "", request, kind, name, start, end, attributes, fault)
+
+
+def chat(request: str, start: float = 0.0, end: float = 0.5, **known: Any) -> list[Span]:
+    """One model call: CrewAI's event and the attempt on the wire."""
+    return [
+        span(request, "llm", "gpt-4o-mini", start, end),
+        span(request, "http", "POST /v1/chat/completions", start, end, within="llm", **known),
+    ]
+
+
+def tool(request: str, start: float, end: float, *, wire: bool = True, **known: Any) -> list[Span]:
+    found = [span(request, "tool", "read", start, end, **known)]
+    if wire:
+        http = {key: value for key, value in known.items() if key in ("fault", "unfinished")}
+        found.append(
+            span(request, "http", "GET /read", start, end, within="tool", tool="read", **http)
+        )
+    return found
+
+
+def outcome(
+    request: str, chain: Sequence[Link] = (), seconds: float = 1.0, **known: Any
+) -> Outcome:
+    fault = classify(chain) if chain else None
+    canary = f"pbk{next(NUMBERS):010}"
+    return Outcome(request, canary, not chain, 0.0, seconds, fault, **known)
+
+
+def run(
+    outcomes: Iterable[Outcome], spans: Iterable[Span] = (), width: int = WIDTH, **known: Any
+) -> Run:
+    found = Run(width, Plan(), outcomes=list(outcomes), spans=list(spans))
+    for name, value in known.items():
+        setattr(found, name, value)
+    return found
+
+
+def each(number: int = WIDTH, prefix: str = "r") -> list[str]:
+    return [f"{prefix}{n}" for n in range(number)]
+
+
+def evidence(*runs: Run, **known: Any) -> Evidence:
+    levels = tuple(
+        Level(
+            item.concurrency,
+            len(item.outcomes),
+            sum(o.failed for o in item.outcomes),
+            0.0,
+            1.0,
+            0.5,
+            0.6,
+            1.0,
+            1,
+        )
+        for item in runs
+    )
+    return Evidence(sweep=Sweep(levels), runs=list(runs), **known)
+
+
+def alone(seconds: float = 0.5, tool_seconds: float = 0.1) -> Run:
+    """Ten requests one at a time, all well."""
+    names = each(prefix="a")
+    spans = [
+        item
+        for name in names
+        for item in [
+            *chat(name, 0.0, seconds),
+            *tool(name, seconds, seconds + tool_seconds),
+        ]
+    ]
+    return run([outcome(name, seconds=seconds + tool_seconds) for name in names], spans, 1)
+
+
+def first(found: Run, *others: Run, hidden: bool = False, **known: Any) -> str:
+    ranked = suspects(
+        masked(found) if hidden else signs(found), found, evidence(*others, found, **known)
+    )
+    assert all(item.score <= 0.85 for item in ranked), "the rest belongs to the proof"
+    assert all(item.evidence for item in ranked[:1]), "nobody is accused without evidence"
+    return ranked[0].cause
+
+
+# --- what an exception says -------------------------------------------------------------------
+
+ERROR = "Failed to connect to OpenAI API: Connection error."
+OUTER = Link("builtins.ConnectionError", ERROR)
+
+RAISED = {
+    "rate limit": (
+        [Link("openai.RateLimitError", "Rate limit reached for requests", 429)],
+        "provider-rate-limit",
+    ),
+    "500": ([Link("openai.InternalServerError", "The server had an error", 500)], "provider-5xx"),
+    "503": ([Link("openai.InternalServerError", "Overloaded", 503)], "provider-5xx"),
+    "401": ([Link("openai.AuthenticationError", "Incorrect API key", 401)], "provider-auth"),
+    "403": ([Link("openai.PermissionDeniedError", "Not allowed", 403)], "provider-auth"),
+    "context": (
+        [
+            Link(
+                "openai.BadRequestError",
+                "This model's maximum context length is 128000 tokens.",
+                400,
+            )
+        ],
+        "context-length",
+    ),
+    "bad json": (
+        [Link("json.decoder.JSONDecodeError", "Expecting value: line 1 column 1 (char 0)")],
+        "provider-bad-response",
+    ),
+    "reset": (
+        [OUTER, Link("httpx.ReadError", "[Errno 104] Connection reset by peer", errno=104)],
+        "unstable-connection",
+    ),
+    "truncated": (
+        [
+            OUTER,
+            Link(
+                "httpx.RemoteProtocolError",
+                "peer closed connection without sending complete message body "
+                "(received 50 bytes, expected 281)",
+            ),
+        ],
+        "unstable-connection",
+    ),
+    "disconnected": (
+        [OUTER, Link("httpx.RemoteProtocolError", "Server disconnected without a response.")],
+        "unstable-connection",
+    ),
+    "refused": (
+        [OUTER, Link("httpx.ConnectError", "[Errno 111] Connection refused", errno=111)],
+        "connect-failure",
+    ),
+    "connect timeout": (
+        [OUTER, Link("httpx.ConnectTimeout", "timed out")],
+        "connect-failure",
+    ),
+    "dns": (
+        [OUTER, Link("socket.gaierror", "[Errno -2] Name or service not known", errno=-2)],
+        "dns-failure",
+    ),
+    "tls": (
+        [OUTER, Link("ssl.SSLCertVerificationError", "certificate verify failed: self-signed")],
+        "tls-failure",
+    ),
+    "pool": ([OUTER, Link("httpx.PoolTimeout", "")], "connection-pool-exhausted"),
+    "emfile": (
+        [OUTER, Link("builtins.OSError", "[Errno 24] Too many open files", errno=24)],
+        "file-descriptors-exhausted",
+    ),
+    "closed loop": (
+        [OUTER, Link("builtins.RuntimeError", "Event loop is closed")],
+        "client-across-loops",
+    ),
+    "busy executor": (
+        [
+            Link(
+                "builtins.RuntimeError",
+                "Executor is already running. Cannot invoke the same executor instance "
+                "concurrently.",
+            )
+        ],
+        "shared-mutable-state",
+    ),
+    "exit": ([Link("builtins.SystemExit", "")], "worker-exit"),
+}
+
+
+@pytest.mark.parametrize(("chain", "cause"), RAISED.values(), ids=RAISED)
+def test_each_class_of_error_has_its_cause(chain: list[Link], cause: str) -> None:
+    kind = classify(chain).kind
+    spans = [
+        item
+        for name in each()
+        for item in chat(name, fault=kind if kind not in ("system-exit", "executor-busy") else "")
+    ]
+    assert first(run([outcome(name, chain) for name in each()], spans), alone()) == cause
+
+
+@pytest.mark.parametrize(
+    ("chain", "cause"),
+    [value for key, value in RAISED.items() if key in ("rate limit", "500", "reset", "401")],
+)
+def test_a_handlers_own_500_does_not_hide_what_happened_inside(
+    chain: list[Link], cause: str
+) -> None:
+    """FastAPI turns everything into a 500: the call inside says what it was."""
+    kind = classify(chain).kind
+    wrapper = [Link("HTTPResponse", "the handler answered 500: Internal Server Error", 500)]
+    spans = [item for name in each() for item in chat(name, fault=kind)]
+    assert first(run([outcome(name, wrapper) for name in each()], spans), alone()) == cause
+
+
+def test_a_failure_without_a_name_is_unknown_and_says_what_was_said() -> None:
+    chain = [Link("service.Oops", "the flux is inverted")]
+    found = run([outcome(name, chain) for name in each()])
+    ranked = suspects(signs(found), found, evidence(alone(), found))
+    assert ranked[0].cause == "unknown"
+    assert "the flux is inverted" in repr(ranked[0].evidence)
+
+
+def test_one_request_that_opens_many_calls_at_once_is_the_fan_out() -> None:
+    chain = RAISED["rate limit"][0]
+    spans = [item for name in each() for _ in range(12) for item in chat(name, fault="rate-limit")]
+    assert (
+        first(run([outcome(name, chain) for name in each()], spans), alone())
+        == "unbounded-parallelism"
+    )
+    few = [item for name in each() for _ in range(3) for item in chat(name, fault="rate-limit")]
+    assert (
+        first(run([outcome(name, chain) for name in each()], few), alone()) == "provider-rate-limit"
+    )
+
+
+# --- timeouts of the model --------------------------------------------------------------------
+
+TIMED_OUT = [
+    Link("builtins.ConnectionError", "Failed to connect to OpenAI API: Request timed out."),
+    Link("openai.APITimeoutError", "Request timed out."),
+    Link("httpx.ReadTimeout", "The read operation timed out"),
+]
+
+
+def timing_out(limit: float, answered: float, failing_: int = 5) -> Run:
+    names = each()
+    bad, good = names[:failing_], names[failing_:]
+    spans = [
+        item for name in bad for item in chat(name, 0.0, limit, fault="read-timeout", read_s=limit)
+    ]
+    spans += [item for name in good for item in chat(name, 0.0, answered, read_s=limit)]
+    outcomes = [outcome(name, TIMED_OUT, limit) for name in bad]
+    return run([*outcomes, *(outcome(name, seconds=answered) for name in good)], spans)
+
+
+def test_a_steady_provider_just_above_the_timeout_is_a_timeout_too_low() -> None:
+    assert first(timing_out(1.0, 0.95), alone(0.9)) == "llm-timeout-too-low"
+
+
+def test_a_provider_that_load_makes_slow_is_slow() -> None:
+    assert first(timing_out(3.0, 2.8), alone(0.5)) == "provider-slow"
+
+
+def test_calls_that_never_end_beside_quick_ones_are_the_providers_silence() -> None:
+    assert first(timing_out(10.0, 0.5), alone(0.5)) == "provider-slow"
+
+
+# --- hangs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hangs", "cause", "place"),
+    [
+        (lambda name: chat(name, 0, 45, unfinished=True, fault="hung"), "no-timeout", "llm"),
+        (lambda name: tool(name, 0, 45, unfinished=True), "tool-no-timeout", "tool:read"),
+        (
+            lambda name: tool(name, 0, 45, unfinished=True, wire=False),
+            "tool-no-timeout",
+            "tool:read",
+        ),
+        (
+            lambda name: [
+                span(name, "http", "POST /v1/embeddings", 0, 45, within="memory", unfinished=True)
+            ],
+            "memory-slow",
+            "memory",
+        ),
+    ],
+    ids=["model", "tool", "tool without a call", "memory"],
+)
+def test_a_hang_is_blamed_on_what_was_still_open(hangs: Any, cause: str, place: str) -> None:
+    fault = Fault("hung", "platform", "no end", False, chain=(Link("hung", "no end"),))
+    hung = [Outcome(name, f"pbk{name}", False, 0.0, 45.0, fault) for name in each(3)]
+    found = run(hung, [item for name in each(3) for item in hangs(name)], hung=True)
+    assert set(signs(found).values()) == {Sign("hung", place)}
+    assert first(found, alone()) == cause
+
+
+# --- tools and memory -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("server-error", "tool-error"),
+        ("reset", "tool-error"),
+        ("rate-limit", "tool-error"),
+        ("read-timeout", "tool-slow"),
+        ("storage-locked", "tool-contention"),
+    ],
+)
+@pytest.mark.parametrize("hidden", [True, False], ids=["hidden", "raised"])
+def test_a_failing_tool_is_named_and_not_the_provider(fault: str, cause: str, hidden: bool) -> None:
+    spans = [
+        item
+        for name in each()
+        for item in [
+            *chat(name),
+            *tool(name, 0.5, 0.7, fault=fault, wire=fault != "storage-locked"),
+        ]
+    ]
+    if fault == "storage-locked":
+        spans = [
+            item
+            if item.kind != "tool"
+            else span(item.request, "tool", "read", 0.5, 0.7, fault="tool-error", cause=fault)
+            for item in spans
+        ]
+    chain = [] if hidden else [Link("builtins.RuntimeError", "the tool failed")]
+    found = run([outcome(name, chain) for name in each()], spans)
+    assert first(found, alone(), hidden=hidden) == cause
+
+
+@pytest.mark.parametrize("status", ["not-found", "bad-request", "auth"])
+def test_a_tool_may_expect_a_4xx(status: str) -> None:
+    spans = [
+        span(name, "http", "GET /x", 0, 1, within="tool", tool="read", fault=status)
+        for name in each()
+    ]
+    found = run([outcome(name) for name in each()], spans)
+    assert masked(found) == {}
+    assert failing([found]) is None
+
+
+@pytest.mark.parametrize("fault", ["server-error", "rate-limit", "read-timeout"])
+def test_failing_embeddings_are_the_memorys(fault: str) -> None:
+    spans = [
+        item
+        for name in each()
+        for item in [
+            *chat(name),
+            span(name, "http", "POST /v1/embeddings", 0, 1, within="memory", fault=fault),
+            span(name, "memory", "memory_save", 0, 1, fault="memory-error"),
+        ]
+    ]
+    found = run([outcome(name) for name in each()], spans)
+    assert first(found, alone(), hidden=True) == "memory-error"
+
+
+# --- the deadline -----------------------------------------------------------------------------
+
+
+def late(spans_of: Any, seconds: float = 10.0, **known: Any) -> Run:
+    names = each()
+    return run(
+        [outcome(name, seconds=seconds, overran=True) for name in names],
+        [item for name in names for item in spans_of(name)],
+        **known,
+    )
+
+
+def past_deadline(found: Run, *others: Run, **known: Any) -> str:
+    return first(found, *(others or (alone(),)), deadline_s=5.0, **known)
+
+
+def test_a_deadline_eaten_by_a_tool_is_the_tools() -> None:
+    found = late(lambda name: [*chat(name), *tool(name, 0.5, 9.5)])
+    assert set(signs(found).values()) == {Sign("deadline", "tool:read")}
+    assert past_deadline(found) == "tool-slow"
+    assert past_deadline(found, alone(tool_seconds=9.0)) == "tool-slow"
+
+
+def test_a_tool_that_waits_for_itself_is_contention() -> None:
+    """Alone it is quick; together it is slow, and not on the wire."""
+    found = late(lambda name: [*chat(name), *tool(name, 0.5, 9.5, wire=False)])
+    assert past_deadline(found) == "tool-contention"
+
+
+def test_a_deadline_eaten_by_the_model() -> None:
+    found = late(lambda name: chat(name, 0.0, 9.5))
+    assert past_deadline(found) == "provider-slow"
+    assert past_deadline(found, alone(9.4)) == "platform-timeout"
+
+
+def test_a_deadline_eaten_by_the_memory() -> None:
+    found = late(lambda name: [*chat(name), span(name, "memory", "memory_query", 0.5, 9.5)])
+    assert past_deadline(found) == "memory-slow"
+
+
+def test_a_deadline_eaten_before_anything_began_is_the_queue() -> None:
+    found = late(lambda name: chat(name, 9.0, 9.5))
+    assert set(signs(found).values()) == {Sign("deadline", "queue")}
+    assert past_deadline(found) == "thread-pool-starvation"
+
+
+def test_a_full_process_is_told_as_such() -> None:
+    found = late(lambda name: chat(name, 9.0, 9.5), stats={"cpu": 0.99})
+    assert past_deadline(found) == "cpu-saturation"
+
+
+def test_a_loop_that_stood_still_is_told_as_such() -> None:
+    found = late(lambda name: chat(name, 9.0, 9.5), stats={"loop_lag_s": 8.0, "cpu": 0.1})
+    assert past_deadline(found, is_async=True) == "event-loop-blocked"
+    assert past_deadline(found, is_async=False) == "thread-pool-starvation"
+
+
+def test_time_is_split_by_place_and_overlaps_count_once() -> None:
+    request = outcome("r0", seconds=10.0)
+    spans = [*chat("r0", 1, 3), *chat("r0", 2, 4), *tool("r0", 4, 9), *tool("r0", 5, 8)]
+    parts = split(request, spans)
+    assert parts == pytest.approx({"queue": 1.0, "llm": 3.0, "memory": 0.0, "tool:read": 5.0})
+    assert dominant(request, spans) == "tool:read"
+    assert dominant(outcome("r0", seconds=100.0), chat("r0", 1, 30)) == ""
+
+
+# --- shared state -----------------------------------------------------------------------------
+
+
+def share(kind: str, name: str = "desk", requests: Sequence[str] = ("r0", "r1")) -> dict[str, Any]:
+    return {"kind": kind, "name": name, "type": kind.title(), "requests": list(requests)}
+
+
+LOST = [Link("builtins.TypeError", "'NoneType' object is not subscriptable")]
+
+
+def test_data_of_another_request_is_shared_state_and_shows_where() -> None:
+    found = run(
+        [outcome(name, foreign=("r9",)) for name in each(4)],
+        [*chat("r0"), span("r0", "tool", "read", 0, 1, foreign=["pbk"])],
+        shares=[share("tool", "read")],
+        mutated={"read"},
+    )
+    ranked = suspects(signs(found), found, evidence(alone(), found))
+    assert ranked[0].cause == "shared-mutable-state"
+    text = repr(ranked[0].evidence)
+    assert "the canary of r9 is in the tool read of r0" in text
+    assert "one tool object in overlapping requests: read" in text
+
+
+@pytest.mark.parametrize("kind", ["crew", "agent", "task"])
+def test_errors_only_when_requests_overlap_and_share_are_shared_state(kind: str) -> None:
+    found = run([outcome(name, LOST) for name in each()], shares=[share(kind)])
+    assert first(found, alone()) == "shared-mutable-state"
+
+
+def accused(found: Run, *others: Run) -> set[str]:
+    return {item.cause for item in suspects(signs(found), found, evidence(*others, found))}
+
+
+def test_shared_objects_are_not_accused_of_what_others_do() -> None:
+    chain = RAISED["rate limit"][0]
+    spans = [item for name in each() for item in chat(name, fault="rate-limit")]
+    shares = [share("agent"), share("tool", "read")]
+    found = run([outcome(name, chain) for name in each()], spans, shares=shares)
+    assert accused(found, alone()) == {"provider-rate-limit"}
+
+
+def test_a_shared_tool_that_keeps_nothing_is_not_accused() -> None:
+    found = run([outcome(name, LOST) for name in each()], shares=[share("tool", "read")])
+    assert "shared-mutable-state" not in accused(found, alone())
+    keeps = run(
+        [outcome(name, LOST) for name in each()], shares=[share("tool", "read")], mutated={"read"}
+    )
+    assert "shared-mutable-state" in accused(keeps, alone())
+
+
+def test_what_fails_alone_too_is_not_the_sharings() -> None:
+    ill = run([outcome(name, LOST) for name in each(prefix="a")], width=1)
+    found = run([outcome(name, LOST) for name in each()], shares=[share("crew")])
+    assert "shared-mutable-state" not in accused(found, ill)
+
+
+def test_one_at_a_time_there_is_no_shared_state_to_blame() -> None:
+    found = run([outcome(name, LOST) for name in each()], width=1, shares=[share("crew")])
+    assert "shared-mutable-state" not in accused(found)
+
+
+# --- health -----------------------------------------------------------------------------------
+
+
+def test_a_healthy_run_that_shares_a_crew_is_no_failing_run() -> None:
+    spans = [item for name in each() for item in [*chat(name), *tool(name, 0.5, 0.6)]]
+    shares = [share("crew"), share("agent"), share("tool", "read")]
+    found = run([outcome(name) for name in each()], spans, shares=shares, mutated={"read"})
+    assert signs(found) == {}
+    assert masked(found) == {}
+    assert failing([alone(), found]) is None
+
+
+def test_slow_without_a_deadline_is_healthy() -> None:
+    found = run([outcome(name, seconds=300.0) for name in each()], chat("r0", 0, 299))
+    assert failing([found]) is None
+
+
+def test_a_failure_or_two_accuse_nobody() -> None:
+    few = [outcome(name, LOST if n < FEW - 1 else []) for n, name in enumerate(each())]
+    assert failing([run(few)]) is None
+    enough = [outcome(name, LOST if n < FEW else []) for n, name in enumerate(each())]
+    assert failing([run(enough)]) is not None
+
+
+def test_the_lowest_failing_concurrency_above_one_is_looked_into() -> None:
+    ill = [outcome(name, LOST) for name in each()]
+    runs = [run(ill, width=width) for width in (1, 10, 50)]
+    chosen = failing(runs)
+    assert chosen is not None
+    assert chosen.concurrency == 10
+    only = failing(runs[:1])
+    assert only is not None
+    assert only.concurrency == 1
+
+
+def test_open_failures_come_before_hidden_ones() -> None:
+    hides = run(
+        [outcome(name) for name in each()],
+        [item for name in each() for item in tool(name, 0, 1, fault="server-error")],
+    )
+    fails = run([outcome(name, LOST) for name in each()], width=50)
+    assert failing([hides]) is hides
+    assert failing([hides, fails]) is fails
+
+
+def test_one_hang_is_beyond_doubt() -> None:
+    fault = Fault("hung", "platform", "no end", False, chain=(Link("hung", "no end"),))
+    hung = Outcome("r0", "pbk", False, 0.0, 45.0, fault)
+    assert failing([run([hung, *(outcome(name) for name in each(4, "x"))])]) is not None
+
+
+def test_the_fingerprint_is_the_last_call_with_the_class_that_was_raised() -> None:
+    chain = RAISED["500"][0]
+    spans = [
+        *tool("r0", 0.0, 0.1, fault="server-error"),
+        *chat("r0", 0.1, 0.2, fault="rate-limit"),
+        *chat("r0", 0.2, 0.3, fault="server-error"),
+    ]
+    assert sign(outcome("r0", chain), spans) == Sign("server-error", "llm")
+    assert sign(outcome("r0", chain), spans[:2]) == Sign("server-error", "tool:read")
