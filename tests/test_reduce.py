@@ -37,6 +37,15 @@ class Simulated:
         return count(self.run(without), {Sign("rate-limit", "llm")}, hidden=False)
 
 
+class Either(Simulated):
+    """Any one of the culprits is enough."""
+
+    def run(self, without: tuple[str, ...]) -> Run:
+        if self.culprits - set(without):
+            without = tuple(item for item in without if item not in self.culprits)
+        return super().run(without)
+
+
 class Noisy(Simulated):
     """The same, and one request in ten fails in quite another way, whatever is taken out."""
 
@@ -92,6 +101,16 @@ def test_the_culprits_are_what_is_left(
     assert good >= 0.9 * SEEDS
     most = MOST_BURSTS * (len(PARTS) + 1)
     assert max(len(one.bursts) for one in works) <= most
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+def test_of_two_of_which_one_is_enough_one_is_left(rate: float) -> None:
+    """What is left must still fail, so the second of them may not go as well."""
+    good = 0
+    for seed in range(SEEDS):
+        found = reduce(ALL, PARTS, Either({"memory", "task:write"}, rate, seed), rate, {})
+        good += set(found.components) == {"task:write", "task:answer", "concurrency:10"}
+    assert good >= 0.9 * SEEDS
 
 
 def test_a_failure_outside_the_composition_costs_one_decision() -> None:
