@@ -231,6 +231,8 @@ class Bench:
         Fewer are sent when the budget does not allow more. Raises BudgetSpent when
         it allows none, NotConfirmed, Stopped, TargetError.
         """
+        if plan.own_process:
+            return self._each_alone(step, count, plan, text)
         if self.stopped:
             raise Stopped
         count = self.afford(count)
@@ -297,6 +299,13 @@ class Bench:
                 self.retire(worker)
         self._account(run)
         return run
+
+    def _each_alone(self, step: str, count: int, plan: Plan, text: str) -> Run:
+        """`count` requests, each in a fresh start."""
+        whole = Run(1, plan)
+        for _ in range(count):
+            whole.extend(self.run(step, 1, 1, replace(plan, own_process=False), text=text))
+        return whole
 
     def probe(self, worker: Worker, what: str, **options: Any) -> Any:
         """One probe of the ladder; charged as a request for each call it makes."""

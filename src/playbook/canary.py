@@ -14,6 +14,7 @@ from typing import Any
 
 PATTERN = re.compile(r"pbk[0-9a-z]{10}")
 PLACEHOLDER = "{canary}"
+_IDENTIFIER = re.compile(r"(?=.*[\d@])[^\s{}]{5,80}")
 _ALPHABET = string.digits + string.ascii_lowercase
 
 
@@ -42,8 +43,9 @@ def found(text: str | bytes) -> set[str]:
 def marks(inputs: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, ...]]:
     """For each of several inputs the values that none of the others has.
 
-    They do the work of a canary where an input must keep its value. A value that
-    is short, or part of another, could be anywhere and is no mark.
+    They do the work of a canary where an input must keep its value. Only an
+    identifier is a mark (a digit or an @, no space): words could be anywhere, and so
+    could what is short or part of another.
     """
     texts: list[set[str]] = []
     for item in inputs:
@@ -57,9 +59,7 @@ def marks(inputs: Sequence[Mapping[str, Any] | None]) -> list[tuple[str, ...]]:
             tuple(
                 text
                 for text in sorted(own)
-                if 5 <= len(text) <= 80
-                and PLACEHOLDER not in text
-                and not any(text in other for other in others)
+                if _IDENTIFIER.fullmatch(text) and not any(text in other for other in others)
             )
         )
     return found_

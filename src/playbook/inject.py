@@ -54,6 +54,8 @@ class Plan:
     """Connections that a client's pool may hold; 0 leaves it alone."""
     own_loops: bool = False
     """Each request of an asynchronous target on a loop and a thread of its own."""
+    own_process: bool = False
+    """Each request in a fresh start of the target (done by `playbook.bench`)."""
     own_lock: bool = False
     """An in-process lock in place of CrewAI's host-wide file lock."""
     dry: bool = False

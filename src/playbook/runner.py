@@ -44,6 +44,8 @@ class Run:
     spans: list[Span] = field(default_factory=list)
     shares: list[dict[str, Any]] = field(default_factory=list)
     """Live objects seen in two overlapping requests."""
+    by_marks: set[str] = field(default_factory=set)
+    """Requests in which another one's input was seen, and no canary."""
     mutated: set[str] = field(default_factory=set)
     """Tools whose own attributes changed while a request ran."""
     stats: dict[str, float] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Run:
         self.outcomes += other.outcomes
         self.spans += other.spans
         self.shares += other.shares
+        self.by_marks |= other.by_marks
         self.mutated |= other.mutated
         for name, value in other.stats.items():
             self.stats[name] = max(value, self.stats.get(name, 0.0))
@@ -280,6 +283,8 @@ class Worker:
             if message["t"] == "outcome":
                 outcome = _outcome(message, deadline_s, canaries)
                 run.outcomes.append(outcome)
+                if not any(canary.PATTERN.fullmatch(token) for token in message["foreign"]):
+                    run.by_marks.add(outcome.request)
             elif message["t"] == "done":
                 run.stats = {name: message[name] for name in STATS}
             elif message["t"] != "span" or message["request"] in ours:

@@ -56,11 +56,14 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
             warm = run
             if not run.outcomes:
                 break
-            several = len(bench.settings.inputs) > 1
-            if concurrency == 1 and several and any(o.foreign for o in run.outcomes):
+            if concurrency == 1 and any(
+                o.foreign and o.request in run.by_marks for o in run.outcomes
+            ):
                 # Seen without any overlap, so the inputs' own values prove nothing here.
                 bench.marks = False
-                run.outcomes = [replace(outcome, foreign=()) for outcome in run.outcomes]
+                run.outcomes = [
+                    replace(o, foreign=()) if o.request in run.by_marks else o for o in run.outcomes
+                ]
             runs.append(run)
             rows.append(row(run))
             bench.on_progress(Progress("sweep", concurrency=concurrency, level=rows[-1]))

@@ -143,8 +143,15 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
         if kind in ("timeout", "deadline", "execution-timeout"):
             # The target keeps a deadline of its own.
             return Sign("deadline", dominant(outcome, spans))
+        if kind in _GENERIC and any(_left_open(span) for span in spans):
+            # It gave up on a call that still ran: a deadline of its own, in whatever words.
+            return Sign("deadline", dominant(outcome, spans))
         return Sign(kind, "llm" if _is_providers(kind) else "")
     return Sign("deadline", dominant(outcome, spans))
+
+
+def _left_open(span: Span) -> bool:
+    return span.kind in ("http", "tool", "llm") and bool(span.attributes.get("playbook.left_open"))
 
 
 def _own_words(name: str) -> bool:
@@ -234,6 +241,22 @@ def seconds_at(run: Run, where: str, *, ok_only: bool = True) -> list[float]:
         for span in run.spans
         if span.kind == kind and place(span) == where and not (ok_only and span.fault)
     ]
+
+
+def configured_timeout(run: Run) -> float:
+    """The read timeout (s) at which model calls of the run were cut off; 0 if none was."""
+    limits = [
+        float(span.attributes.get("playbook.timeout_read_s", -1.0))
+        for span in run.spans
+        if span.kind == "http" and place(span) == "llm" and span.fault == "read-timeout"
+    ]
+    return quantile([value for value in limits if value > 0], 0.5)
+
+
+def silent_at_times(run: Run) -> bool:
+    """Some model calls never answer, and the others answer far below the timeout."""
+    limit, fine = configured_timeout(run), seconds_at(run, "llm")
+    return bool(limit and fine) and quantile(fine, 0.95) < 0.5 * limit
 
 
 def most_at_once(spans: Sequence[Span]) -> int:

@@ -235,6 +235,9 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
         note = (
             note + "; " if note else ""
         ) + f"seen up to {reached} at once only: the budget was spent"
+    if case.spec.kind == "python" and not case.bench.components and not case.bench.provider_calls:
+        unseen = "no crew and no model call was seen: is this the right target?"
+        note = f"{note}; {unseen}" if note else unseen
     if case.bench.blind:
         blind = "mixed-up data could not be seen: no input tells requests apart (use {canary})"
         note = f"{note}; {blind}" if note else blind

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell
-from .facts import Sign, masked, seconds_at, signs
+from .facts import Sign, masked, seconds_at, signs, silent_at_times
 
 TRANSIENT = (
     "rate-limit",
@@ -20,7 +20,9 @@ TRANSIENT = (
     "connect-refused",
     "connection-error",
 )
-ALPHA = 0.05
+ALPHA = 0.02
+"""Small enough that a few looks at the growing counts stay below 5 % together."""
+ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ def interventions(
     if cause == "shared-mutable-state":
         # Without a crew to copy, holding the others back until it is built would only serialize.
         fresh = [Intervention("fresh instances per request", Plan(fresh=True))]
-        return [*(fresh if crews else []), one]
+        apart = Intervention("a fresh process for each request", Plan(own_process=True), 1)
+        return [*(fresh if crews else []), one, apart]
     if cause == "provider-rate-limit" and hidden:
         return [Intervention("one model call at a time", Plan(limit=1))]
     if cause == "provider-rate-limit":
@@ -68,9 +71,11 @@ def interventions(
     if cause == "llm-timeout-too-low":
         return [Intervention("model timeout raised 5 times", Plan(timeout_factor=5.0))]
     if cause == "provider-slow":
-        again = Plan(retry=(*TRANSIENT, "read-timeout"))
         alone = [one] if run.concurrency > 1 else []
-        return [*alone, Intervention("the calls without an answer made again", again)]
+        if not silent_at_times(run):
+            return alone
+        again = Plan(retry=(*TRANSIENT, "read-timeout"))
+        return [Intervention("the calls without an answer made again", again), *alone]
     if cause == "connection-pool-exhausted":
         size = max(4 * run.concurrency, 1000)
         return [Intervention(f"a pool of {size} connections", Plan(pool=size))]
@@ -117,7 +122,8 @@ def prove(
     `serve(count, concurrency, plan, text)` runs requests in a fresh start; `hidden`
     counts what was masked inside requests that ended well. Before and back again
     are the same condition at two times, so that a failure that went away by
-    itself is not credited to the intervention.
+    itself is not credited to the intervention. Rounds are added until the difference
+    is beyond chance, or clearly none.
     """
     before = count(run, found, hidden)
     rate = before.failures / max(before.attempts, 1)
@@ -127,21 +133,44 @@ def prove(
     size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
     if intervention.plan.retry and asked_to_wait(run) > 2.0:
         size = min(size, 10)  # each may have to wait out the provider's window
-    during = serve(size, width, intervention.plan, intervention.name)
-    after = count(during, found, hidden)
-    if during.hung or (after.attempts and after.failures > rate * after.attempts * 0.6):
-        # Not a chance: no need to spend more on it.
-        proof = Proof(intervention.name, before, after, fell(before, after), False)
-        return Trial(proof, False, during)
-    again = serve(max(level, min(size, 20)), level, Plan(), "back again")
-    back = count(again, found, hidden)
-    together = Count(before.attempts + back.attempts, before.failures + back.failures)
-    p_value = fell(together, after)
-    returned = back.failures > 0 and fell(back, after) < 2 * ALPHA
-    if back.failures > 0 and after.failures == 0:
-        returned = True
-    proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
-    return Trial(proof, returned and p_value < ALPHA, during)
+    during: Run | None = None
+    back = Count(0, 0)
+    proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
+    for _ in range(ROUNDS):
+        more = serve(size, width, intervention.plan, intervention.name)
+        if during is None:
+            during = more
+        else:
+            during.extend(more)
+        after = count(during, found, hidden)
+        gone = after.failures <= rate * after.attempts * 0.6
+        if during.hung or not gone or _changed_form(run, during, rate, hidden):
+            # Not a chance: no need to spend more on it.
+            proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
+            return Trial(proof, False, during)
+        again = serve(max(level, min(size, 20)), level, Plan(), "back again")
+        back = _sum(back, count(again, found, hidden))
+        p_value = fell(_sum(before, back), after)
+        returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)
+        proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
+        if returned and p_value < ALPHA:
+            return Trial(proof, True, during)
+    return Trial(proof, False, during or run)
+
+
+def _changed_form(run: Run, during: Run, rate: float, hidden: bool) -> bool:
+    """Do as many requests fail as before, only in another way?"""
+
+    def share(some: Run) -> float:
+        masked_ = masked(some) if hidden else {}
+        bad = sum(o.failed or o.request in masked_ for o in some.outcomes)
+        return bad / max(len(some.outcomes), 1)
+
+    return share(during) > share(run) - 0.5 * rate
+
+
+def _sum(one: Count, other: Count) -> Count:
+    return Count(one.attempts + other.attempts, one.failures + other.failures)
 
 
 def asked_to_wait(run: Run) -> float:

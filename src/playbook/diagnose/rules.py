@@ -15,7 +15,16 @@ from ..runner import Run
 from ..stats import quantile
 from ..sweep import FULL
 from . import catalogue
-from .facts import Evidence, Sign, grows, most_at_once, place, seconds_at
+from .facts import (
+    Evidence,
+    Sign,
+    configured_timeout,
+    grows,
+    most_at_once,
+    place,
+    seconds_at,
+    silent_at_times,
+)
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -48,6 +57,7 @@ SIMPLE: Mapping[str, str] = {
     "max-iterations": "agent-loop",
     "execution-timeout": "deadline-not-enforced",
     "system-exit": "worker-exit",
+    "worker-died": "worker-exit",
     "side-effect-conflict": "side-effect-duplication",
 }
 """Classes that name their cause by themselves, when they are the provider's or nobody's."""
@@ -65,7 +75,17 @@ DIRECT = {
     "memory-error",
     "tool-error",
 }
-"""Causes that the wire itself has shown: an intervention that fails does not unsay them."""
+"""Causes that the wire itself has shown: an intervention that fails does not unsay them,
+as it does not unsay a canary in another request's traffic."""
+NEED_OVERLAP = {
+    "connection-pool-exhausted",
+    "cpu-saturation",
+    "crewai-lock-contention",
+    "event-loop-blocked",
+    "thread-pool-starvation",
+    "tool-contention",
+}
+"""Causes that do nothing to a request that is alone."""
 _BURST = 8
 """Model calls of one request open at once from which the fan-out itself is suspect."""
 
@@ -86,11 +106,20 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             )
             findings[cause] += texts
     _shared_state(run, evidence, found, scores, findings)
+    alone = evidence.alone
+    if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
+        # It fails as often without any overlap: what needs overlap is not the cause.
+        for cause in NEED_OVERLAP & set(scores):
+            scores[cause] *= 0.3
     ranked = [
         Suspect(cause, layer_of(cause), round(min(score, 0.85), 3), tuple(findings[cause]))
         for cause, score in scores.items()
     ]
     return sorted(ranked, key=lambda item: -item.score)
+
+
+def _share(run: Run) -> float:
+    return sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
 
 
 def layer_of(cause: str) -> str:
@@ -159,8 +188,7 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
         for span in run.spans
         if span.kind == "http" and place(span) == "llm" and span.fault == "read-timeout"
     ]
-    limits = [float(span.attributes.get("playbook.timeout_read_s", -1.0)) for span in failed]
-    limit = quantile([value for value in limits if value > 0], 0.5)
+    limit = configured_timeout(run)
     texts = []
     if limit:
         waits = [span.seconds for span in failed]
@@ -189,8 +217,8 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
         for rung in evidence.ladder.rungs
         if rung.name == "bare call"
     ]
-    fine = seconds_at(run, "llm")
-    if limit and fine and quantile(fine, 0.95) < 0.5 * limit and not load:
+    if silent_at_times(run) and not load:
+        fine = seconds_at(run, "llm")
         text = f"95 % of the answered calls take {quantile(fine, 0.95):.2f} s, the others never end"
         silence = [*texts, Finding(text, "spans")]
         return [("provider-slow", 0.8, silence), ("llm-timeout-too-low", 0.4, texts)]
@@ -348,5 +376,6 @@ def proven(suspect: Suspect, p_value: float) -> Suspect:
 
 def refuted(suspect: Suspect) -> Suspect:
     """The suspect after an intervention that changed nothing."""
-    factor = 0.85 if suspect.cause in DIRECT else 0.3
+    seen = suspect.cause in DIRECT or any(item.source == "canaries" for item in suspect.evidence)
+    factor = 0.85 if seen else 0.3
     return replace(suspect, score=round(suspect.score * factor, 3))
