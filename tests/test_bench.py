@@ -310,11 +310,6 @@ def test_after_stop_nothing_new_begins_until_it_is_resumed() -> None:
     assert nursery.served == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="bench.py Bench.probe: does not look at `stopped`, so a stop during `isolate` is "
-    "followed by every probe that is left",
-)
 def test_after_stop_no_probe_begins() -> None:
     nursery = FakeNursery()
     bench = build(Settings(), nursery)
@@ -414,11 +409,6 @@ def test_stop_in_the_middle_keeps_what_was_served(live: Callable[..., Bench]) ->
 
 
 @pytest.mark.e2e
-@pytest.mark.xfail(
-    strict=True,
-    reason="runner.py Worker._until_done: a request that keeps making calls shows signs of life, "
-    "and nothing ends it when the budget's seconds are over",
-)
 def test_the_seconds_of_the_budget_end_a_request_that_never_stops_calling(
     start: Starter, provider: lab.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

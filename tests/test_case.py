@@ -116,12 +116,6 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(make: Make, tmp_path: 
         "{}",
         pytest.param(
             "[]",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="case.py _resume and read: JSON that is no object is an AttributeError or "
-                "a TypeError",
-                raises=(AttributeError, TypeError),
-            ),
         ),
     ],
 )
@@ -226,11 +220,6 @@ def test_a_truncated_last_line_is_survived(make: Make) -> None:
     assert len(whole.outcomes) == 6
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="case.py Case.__init__: evidence is appended right behind a truncated line, so the "
-    "first new line, which opens the run, is lost with it and with it the run",
-)
 def test_evidence_after_a_truncated_line_is_not_lost(make: Make) -> None:
     service = Service()
     first = make(service, levels=(1,), requests_per_level=5)
@@ -269,11 +258,6 @@ def test_a_case_goes_on_without_repeating_the_sweep(make: Make) -> None:
     assert service.calls == calls
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="case.py _resume: replay(…, 'sweep') also gives the first request, which warms up and "
-    "is not a level; it then stands for the run alone",
-)
 def test_a_case_goes_on_with_the_very_runs_of_its_sweep(make: Make) -> None:
     first = make(Service(), requests_per_level=5)
     first.sweep()
@@ -283,11 +267,6 @@ def test_a_case_goes_on_with_the_very_runs_of_its_sweep(make: Make) -> None:
     assert shape(make(Service(), requests_per_level=5)) == before
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="case.py _resume: the runs of every sweep that was ever made in the folder are taken "
-    "for levels of the last one",
-)
 def test_only_the_last_sweep_is_gone_on_with(make: Make) -> None:
     first = make(Service(), requests_per_level=5)
     first.sweep()
@@ -384,10 +363,6 @@ def test_a_fix_is_told_from_none(make: Make) -> None:
     assert case.verify(Service(shares=True)).answer == "not fixed"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="verify.py compare: the fixed target gets a Bench, and so a whole budget, of its own",
-)
 def test_verify_stays_within_the_cases_budget(make: Make) -> None:
     broken, fixed = Service(shares=True), Service()
     case = make(broken, max_requests=30)

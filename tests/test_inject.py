@@ -145,11 +145,6 @@ def test_taking_out_twice_takes_out_no_more(crews: Any, use: Any) -> None:
         assert inject.task_names(inject.apply(crew)) == ["draft", "last"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="inject.py task_names/_take_out: a task without a name is named by its place, so a "
-    "crew that is used again loses another first task at every kickoff",
-)
 def test_taking_out_an_unnamed_task_twice_takes_out_no_more(crews: Any, use: Any) -> None:
     agent = crews.Agent(role="A", goal="g", backstory="b", llm=crews.LLM(model="gpt-4o-mini"))
     tasks = [
@@ -199,11 +194,6 @@ def test_fresh_copies_share_nothing_mutable_but_the_model(crews: Any, use: Any) 
     assert len(clients) == 1, "a client for each request would be a fault of our own making"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="inject.py _copied: every BaseTool holds a lock of CrewAI's own, so deepcopy always "
-    "fails and the shallow copy shares each list and dict that the tool keeps",
-)
 def test_what_a_copied_tool_keeps_is_its_own(crews: Any, use: Any) -> None:
     crew = full(crews)
     use(Plan(fresh=True))

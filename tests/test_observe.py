@@ -56,11 +56,6 @@ CREW = Counter({"chat": 3, "tools/records": 1, "tools/report": 1})
         pytest.param(
             f"{CREWS}:async_tasks",
             CREW + Counter({"chat": 2}),
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="observe/scope.py:68: the __module__ of a thread's target may be None, as "
-                "that of Context.run is with which CrewAI starts async tasks",
-            ),
         ),
         (f"{PLAIN}:pool", Counter({"chat": 3})),
         (f"{PLAIN}:waits_for_all", Counter({"chat": 3})),
@@ -204,10 +199,6 @@ def test_what_the_memory_recalls_of_an_earlier_request_is_no_crossing(
     [
         pytest.param(
             "tells_its_key",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="load.py _request: the text of a 5xx goes into the chain unredacted",
-            ),
         ),
         "raises_with_its_key",
         "answers_with_its_key",
@@ -244,22 +235,12 @@ def test_recorded_answers_hold_the_placeholder_and_no_canary(start: Starter) -> 
         assert not canary.found(answer)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="observe/scope.py: carried_submit and carried_start carry the request and the span, "
-    "but not crew._tool/_within, so a tool's own threads call 'outside' it",
-)
 def test_calls_on_a_tools_own_threads_belong_to_the_tool(start: Starter) -> None:
     run, _ = serve(start, f"{PLAIN}:tool_with_threads", 1, 1)
     assert len(http(run)) == 2
     assert {span.attributes.get("playbook.tool") for span in http(run)} == {"fetch"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="observe/http.py: install() watches httpx, requests and aiohttp; urllib.request "
-    "(http.client, and with it botocore's urllib3) is not seen",
-)
 def test_a_call_by_urllib_is_seen(start: Starter, provider: lab.Lab) -> None:
     before = provider.stats()["calls"]
     run, _ = serve(start, f"{PLAIN}:by_urllib", 1, 1)

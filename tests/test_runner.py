@@ -136,11 +136,6 @@ def test_output_is_kept_and_closed_streams_harm_nobody(start: Starter, tmp_path:
     assert until(lambda: "the last words" in log.read_text())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="runner.py Worker._until_done: the limit is looked at only when no message at all came "
-    "for 0.1 s, so one busy request hides the hang of every other",
-)
 def test_a_hang_is_found_while_another_request_is_busy(start: Starter, faults: Any) -> None:
     faults({"faults": [{"fault": "hang", "on": "tools/report"}]})
     worker = start(f"{NASTY}:one_hangs_and_one_is_busy")

@@ -128,11 +128,6 @@ def test_any_text_is_a_target_or_one_line(text: str) -> None:
     assert len(told.splitlines()) <= 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="target.py parse/_file_spec: Path.is_file() raises OSError for a name that is too long "
-    "(and PermissionError for a folder that may not be read)",
-)
 @pytest.mark.parametrize("text", ["a" * 300 + ".py:crew", "a" * 300 + ".jsonl"])
 def test_a_name_that_no_file_can_have_is_told_in_one_line(text: str) -> None:
     with pytest.raises(TargetError):
@@ -247,19 +242,12 @@ def test_a_name_that_was_not_given_is_told() -> None:
         bound(two, {"tenant": "a"})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="target.py _binder: a positional-only parameter is passed by its name"
-)
 def test_a_positional_only_parameter_is_bound() -> None:
     def serve(question: str, /) -> None: ...
 
     assert bound(serve, GIVEN) == (("why",), {})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="target.py _is_dict_like: Optional[str] reads 'typing.Optional[str]': taken for a dict",
-)
 def test_an_optional_text_is_no_dict() -> None:
     def serve(question: Optional[str]) -> None: ...  # noqa: UP045
 

@@ -102,7 +102,7 @@ class Bench:
         self._confirmed = False
         self._most_tokens = 0
         self._stop = threading.Event()
-        self._worked = 0.0
+        self.worked = 0.0
         self._busy = False
         self._began = 0.0
         self._p50 = 0.0
@@ -138,11 +138,11 @@ class Bench:
     @property
     def seconds(self) -> float:
         """Time at work; what passes while somebody thinks in a notebook does not count."""
-        return self._worked + (time.monotonic() - self._began if self._busy else 0.0)
+        return self.worked + (time.monotonic() - self._began if self._busy else 0.0)
 
     def spend(self, seconds: float) -> None:
         """Charge work that was done beside the bench."""
-        self._worked += seconds
+        self.worked += seconds
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -153,7 +153,7 @@ class Bench:
         try:
             yield
         finally:
-            self._worked += time.monotonic() - self._began
+            self.worked += time.monotonic() - self._began
             self._busy = False
 
     @property
@@ -285,7 +285,8 @@ class Bench:
                     self._inputs(count),
                     concurrency,
                     plan,
-                    limit_s=min(self._limit(plan), max(self.seconds_left, 1.0)),
+                    limit_s=self._limit(plan),
+                    most_s=max(self.seconds_left, 1.0),
                     deadline_s=self.settings.deadline_s,
                     stopped=lambda: self.stopped or self.seconds_left <= 0,
                     identifiers=self.identifiers,
@@ -309,6 +310,8 @@ class Bench:
 
     def probe(self, worker: Worker, what: str, **options: Any) -> Any:
         """One probe of the ladder; charged as a request for each call it makes."""
+        if self.stopped:
+            raise Stopped
         count = options.get("count", 0)
         if count:
             allowed = self.afford(count)

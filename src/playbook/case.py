@@ -108,7 +108,11 @@ class Case:
         self._tried: list[Run] = []
         """Runs at the failing concurrency with something taken out."""
         self._resume()
-        self._evidence = (self.directory / "evidence.jsonl").open("a", encoding="utf-8")
+        evidence = self.directory / "evidence.jsonl"
+        torn = _torn(evidence)
+        self._evidence = evidence.open("a", encoding="utf-8")
+        if torn:
+            self._evidence.write("\n")  # the line that was being written when we were killed
 
     # --- the folder ------------------------------------------------------------------------
 
@@ -119,6 +123,8 @@ class Case:
                 known = json.loads(about.read_text())
             except ValueError as error:
                 raise CaseError(f"{about} is not a case: {error}") from None
+            if not isinstance(known, dict):
+                raise CaseError(f"{about} is not a case: it holds no object")
             if known.get("target") != self.spec.text:
                 raise CaseError(
                     f"{self.directory} is a case of {known.get('target')}, "
@@ -227,6 +233,7 @@ class Case:
         from . import sweep as sweeping
 
         self.bench.resume()
+        self._keep(0, "sweep", {"t": "begins"})
         plan = Plan(timeout_s=timeout) if timeout else Plan()
         result, self._runs = sweeping.sweep(self.bench, levels or self.settings.levels, plan)
         self._tried = []
@@ -408,7 +415,7 @@ def read(directory: str | Path) -> Record:
                 found[name] = TypeAdapter(kind).validate_python(
                     _verdict_fields(data) if kind is Verdict else data
                 )
-    except (ValueError, KeyError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
         line = str(error).splitlines()[0]
         raise CaseError(f"{folder} cannot be read as a case: {line}") from None
     evidence = folder / "evidence.jsonl"
@@ -460,6 +467,15 @@ def _folder(directory: str | Path | None) -> Path:
     except OSError as error:
         raise CaseError(f"the case folder {folder} cannot be written: {error.strerror}") from None
     return folder.resolve()
+
+
+def _torn(path: Path) -> bool:
+    """Does the file end in the middle of a line?"""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) != b"\n"
 
 
 def _name(target: Any) -> str:

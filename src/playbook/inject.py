@@ -14,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,8 +186,20 @@ def label(text: Any) -> str:
     return " ".join(words)[:60]
 
 
+_numbered: dict[int, tuple[Any, str]] = {}
+"""Tasks without a name keep the number they had when something was first taken out."""
+
+
 def task_names(crew: Any) -> list[str]:
-    return [label(task.name) or f"{index + 1}" for index, task in enumerate(crew.tasks)]
+    """A name for each task of the crew: its own, or its place."""
+    names = []
+    for index, task in enumerate(crew.tasks):
+        known = _numbered.get(id(task))
+        name = label(task.name) or (known[1] if known else f"{index + 1}")
+        if active.without and not known:
+            _numbered[id(task)] = task, name
+        names.append(name)
+    return names
 
 
 def agents_of(crew: Any) -> list[Any]:
@@ -272,11 +284,18 @@ def fresh(crew: Any) -> Any:
 
 
 def _copied(tool: Any) -> Any:
-    try:
-        return copy.deepcopy(tool)
-    except Exception:
-        # A lock or a client inside cannot be copied: its own attributes at least are.
-        return copy.copy(tool)
+    """A tool of its own, down to its lists; what cannot be copied (a lock, a client) is shared."""
+    twin = copy.copy(tool)
+    for name in ("__dict__", "__pydantic_private__"):
+        held = getattr(tool, name, None)
+        if not isinstance(held, dict):
+            continue
+        own = dict(held)
+        for key, value in held.items():
+            with suppress(Exception):
+                own[key] = copy.deepcopy(value)
+        object.__setattr__(twin, name, own)
+    return twin
 
 
 def _take_out(crew: Any, gone: set[str]) -> None:

@@ -147,7 +147,13 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
         scope.parent.reset(above)
         scope.current.reset(token)
         if status is not None and status >= 500 and not chain:
-            chain = (Link("HTTPResponse", f"the handler answered {status}: {text}"[:400], status),)
+            chain = (
+                Link(
+                    "HTTPResponse",
+                    f"the handler answered {status}: {errors.redact(text)}"[:400],
+                    status,
+                ),
+            )
         opened.saw(canary.found(text))
         opened.end()
         record.leave(owner)

@@ -30,6 +30,8 @@ from .worker import QUIET
 OUTPUT_BYTES = 2_000_000
 """How much of a target's own output is kept; the rest is counted."""
 START_SECONDS = 120.0
+LOOK_SECONDS = 0.1
+"""How often somebody looks whether a run hangs."""
 STATS = ("cpu", "stall_s", "stall_p95_s", "loop_lag_s")
 Listener = Callable[[dict[str, Any]], None]
 
@@ -50,6 +52,8 @@ class Run:
     """Tools whose own attributes changed while a request ran."""
     stats: dict[str, float] = field(default_factory=dict)
     hung: bool = False
+    cut: bool = False
+    """The time was over: its open requests were ended, and count for nothing."""
     died: str = ""
 
     def extend(self, other: Run) -> None:
@@ -238,6 +242,7 @@ class Worker:
         plan: Plan = Plan(),
         *,
         limit_s: float = 120.0,
+        most_s: float = 3600.0,
         deadline_s: float | None = None,
         stopped: Callable[[], bool] = lambda: False,
         identifiers: bool = False,
@@ -279,7 +284,7 @@ class Worker:
         canaries = {token: job["id"] for job in jobs for token in (job["canary"], *job["marks"])}
         self.has_served = True
         self.send(do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan))
-        for message in self._until_done(began, limit_s, stopped, run):
+        for message in self._until_done(began, limit_s, most_s, stopped, run):
             if message["t"] == "outcome":
                 outcome = _outcome(message, deadline_s, canaries)
                 run.outcomes.append(outcome)
@@ -306,29 +311,40 @@ class Worker:
         """Run one probe of the ladder inside the worker; None if it did not end in time."""
         run = Run(1, Plan())
         self.send(do="probe", what=what, **options)
-        for message in self._until_done({"probe": time.time()}, limit_s, lambda: False, run):
+        for message in self._until_done(
+            {"probe": time.time()}, limit_s, limit_s, lambda: False, run
+        ):
             if message["t"] == "done":
                 return message["result"]
         return None
 
     def _until_done(
-        self, began: dict[str, float], limit_s: float, stopped: Callable[[], bool], run: Run
+        self,
+        began: dict[str, float],
+        limit_s: float,
+        most_s: float,
+        stopped: Callable[[], bool],
+        run: Run,
     ) -> Any:
-        """Messages up to ``done``; a hang or a death ends them too and is noted in `run`."""
+        """Messages up to ``done``; a hang, a death or the time's end is noted in `run`."""
         told_to_stop = False
         alive = dict(began)
+        end, look = time.monotonic() + most_s, 0.0
         while True:
             if stopped() and not told_to_stop:
                 told_to_stop = True
                 self.stop()
-            try:
-                message = self._messages.get(timeout=0.1)
-            except queue.Empty:
-                oldest = min(alive.values(), default=None)
-                if oldest is not None and time.time() - oldest > limit_s:
-                    run.hung = True
+            if time.monotonic() >= look:
+                look = time.monotonic() + LOOK_SECONDS
+                oldest = min(alive.values(), default=time.time())
+                run.hung = time.time() - oldest > limit_s
+                run.cut = not run.hung and time.monotonic() > end
+                if run.hung or run.cut:
                     yield from self._give_up()
                     return
+            try:
+                message = self._messages.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
                 continue
             if message is None:
                 run.died = self._over()
@@ -368,6 +384,8 @@ class Worker:
 
     def _over(self) -> str:
         self._alive = False
+        with suppress(OSError):
+            self._commands.close()
         status = self._ended(self.pid)
         return (
             f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -388,12 +406,14 @@ class Worker:
 
 
 def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[Run]:
-    """The complete runs of one step (None: of all) as a case's folder has them.
+    """The complete runs of one step as a case's folder has them, one for each concurrency.
 
-    The last run of a step that was killed has no ``done`` and is left out.
+    A run that was killed has no ``done`` and is left out. With None as the step,
+    everything of all steps, complete or not.
     """
     found: dict[tuple[Any, str], Run] = {}
-    complete: list[Run] = []
+    every: list[Run] = []
+    complete: dict[int, Run] = {}
     canaries: dict[str, str] = {}
     with evidence.open(encoding="utf-8") as lines:
         for line in lines:
@@ -404,9 +424,11 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
             if step is not None and message.get("step") != step:
                 continue
             key = (message.get("run"), message.get("step", ""))
+            if message["t"] == "begins":
+                complete = {}  # a new sweep; what the older ones had is only history
             if message["t"] == "run":
-                plan = message["plan"]
-                found[key] = Run(message["concurrency"], Plan(**plan))
+                found[key] = Run(message["concurrency"], Plan(**message["plan"]))
+                every.append(found[key])
             run = found.get(key)
             if run is None:
                 continue
@@ -415,10 +437,16 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
                 run.outcomes.append(_outcome(message, deadline_s, canaries))
             elif message["t"] == "done":
                 run.stats = {name: message[name] for name in STATS if name in message}
-                complete.append(run)
+                width = run.concurrency
+                if step is None:
+                    continue
+                if width in complete:
+                    complete[width].extend(run)
+                else:
+                    complete[width] = run
             else:
                 _collect(run, message)
-    return complete if step is not None else list(found.values())
+    return list(complete.values()) if step is not None else every
 
 
 def _collect(run: Run, message: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
     early = False
     worker = bench.fresh()
     try:
-        warm = bench.run("sweep", 1, 1, plan, worker=worker, text="first request")
+        warm = bench.run("warm-up", 1, 1, plan, worker=worker, text="first request")
         _try_identifiers(bench, worker, warm, plan)
         each = warm.outcomes[0].seconds if warm.outcomes else 1.0
         for concurrency in levels:
@@ -88,7 +88,7 @@ def _try_identifiers(bench: Bench, worker: Worker, warm: Run, plan: Plan) -> Non
     if not canary.found(repr(canary.plant(dict(item), TOKEN, identifiers=True))):
         return
     bench.identifiers = True
-    changed = bench.run("sweep", 1, 1, plan, worker=worker, text="with a canary in the inputs")
+    changed = bench.run("warm-up", 1, 1, plan, worker=worker, text="with a canary in the inputs")
     bench.identifiers = _shape(changed) == _shape(warm) and not changed.hung
 
 

@@ -60,7 +60,7 @@ def parse(text: str) -> Spec:
         return Spec(text, "http", directory=str(Path.cwd()))
     path, _, attribute = text.rpartition(":")
     if not path and Path(text).suffix in CAPTURED_SUFFIXES:
-        if not Path(text).is_file():
+        if not _is_file(Path(text)):
             raise TargetError(f"no such file: {text}")
         return Spec(text, "captured")
     if not path or not attribute:
@@ -78,8 +78,15 @@ def parse(text: str) -> Spec:
     return Spec(text, "python", path, attribute, (cwd,), cwd)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be read
+        return False
+
+
 def _file_spec(text: str, file: Path, attribute: str) -> Spec:
-    if not file.is_file():
+    if not _is_file(file):
         raise TargetError(f"no such file: {file}")
     file = file.resolve()
     # A file inside a package is imported by its dotted name, so that its relative imports work.
@@ -257,7 +264,9 @@ def _binder(
             )
         if len(required) == 1 and inputs is not None and missing:
             return (inputs,), {}, inputs
-        return (), {p.name: given.get(p.name, token) for p in required}, inputs
+        values = {p.name: given.get(p.name, token) for p in required}
+        by_place = tuple(values.pop(p.name) for p in required if p.kind is p.POSITIONAL_ONLY)
+        return by_place, values, inputs
 
     return bind
 
@@ -267,7 +276,7 @@ def _is_dict_like(parameter: inspect.Parameter) -> bool:
     if note is parameter.empty:
         return True
     text = note if isinstance(note, str) else getattr(note, "__name__", str(note))
-    return not re.match(r"(str|int|float|bool)\b", text)
+    return not re.match(r"(typing\.)?(Optional\[)?(str|int|float|bool)\b", text)
 
 
 def _crew_inputs(crew: Any, inputs: dict[str, Any] | None, token: str) -> dict[str, Any] | None:

@@ -43,7 +43,9 @@ def compare(case: Case, fixed: Any) -> Comparison:
         for turn in range(ROUNDS):
             text = f"round {turn + 1} of {ROUNDS}"
             before = _add(before, case.bench, size, run.concurrency, f"as it was, {text}")
+            _one_budget(case.bench, other)
             after = _add(after, other, size, run.concurrency, f"fixed, {text}")
+            _one_budget(other, case.bench)
     except BudgetSpent:
         note = "the budget was spent"
     finally:
@@ -56,6 +58,12 @@ def compare(case: Case, fixed: Any) -> Comparison:
     elif after.failures:
         answer = "not fixed"
     return Comparison(before, after, round(p_value, 6), answer, note)
+
+
+def _one_budget(spent: Bench, other: Bench) -> None:
+    """What one of them has spent is gone for the other as well."""
+    other.requests, other.provider_calls = spent.requests, spent.provider_calls
+    other.tokens, other.worked = spent.tokens, spent.worked
 
 
 def _add(so_far: Count, bench: Bench, size: int, width: int, text: str) -> Count:

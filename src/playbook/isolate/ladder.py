@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Literal
 
-from ..bench import Bench, BudgetSpent
+from ..bench import Bench, BudgetSpent, Stopped
 from ..inject import Plan
 from ..model import Ladder, Progress, Rung
 from ..runner import Run, Worker
@@ -76,7 +76,7 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
             )
             runs.append(alone)
             add(_crew_rung(alone))
-    except BudgetSpent:
+    except (BudgetSpent, Stopped):
         pass
     finally:
         bench.retire(worker)

@@ -34,24 +34,21 @@ _MODEL_PATH = re.compile(
     r"/(chat/completions|completions|responses|messages|input_tokens|count_tokens)$|:\w*[gG]enerate"
 )
 
-_within: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_within", default="")
-_tool: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_tool", default="")
-
 
 def within(path: str = "") -> str:
     """What the current code is part of: ``tool``, ``llm``, ``memory`` or nothing known."""
-    if _tool.get():
+    if scope.tool.get():
         return "tool"
     if path.endswith("/embeddings"):
         return "memory"
-    if _within.get():
-        return _within.get()
+    if scope.within.get():
+        return scope.within.get()
     # A handler may call its provider without CrewAI.
     return "llm" if _MODEL_PATH.search(path) else ""
 
 
 def tool_name() -> str:
-    return _tool.get()
+    return scope.tool.get()
 
 
 class Watch:
@@ -105,11 +102,11 @@ class Watch:
         if kind == "llm" and event.tools:
             attributes["playbook.tools_offered"] = len(event.tools)
         opened = record.begin(kind, inject.label(name) or stem, attributes)
-        opened.above = scope.parent.get(), _within.get()
+        opened.above = scope.parent.get(), scope.within.get()
         scope.parent.set(opened.span)
-        if kind == "memory" or (kind == "llm" and not _within.get()):
+        if kind == "memory" or (kind == "llm" and not scope.within.get()):
             # What the memory asks of the model is the memory's doing.
-            _within.set(kind)
+            scope.within.set(kind)
         with self.lock:
             self.opened[self._key(stem, event)] = opened
 
@@ -139,7 +136,7 @@ class Watch:
             )
         if scope.parent.get() is opened.span:
             scope.parent.set(opened.above[0])
-            _within.set(opened.above[1])
+            scope.within.set(opened.above[1])
         opened.end()
 
     # --- kickoffs: components and sharing -------------------------------------------------
@@ -357,7 +354,7 @@ def _patch_tool(owner: Any, name: str, watch: Watch) -> None:
     @functools.wraps(original)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = scope.current.get()
-        if request is None or _tool.get():
+        if request is None or scope.tool.get():
             return original(self, *args, **kwargs)
         arguments = _arguments(args, kwargs)
         with _Call(self, arguments, watch) as call:
@@ -374,7 +371,7 @@ def _patch_async_tool(owner: Any, name: str, watch: Watch) -> None:
     @functools.wraps(original)
     async def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = scope.current.get()
-        if request is None or _tool.get():
+        if request is None or scope.tool.get():
             return await original(self, *args, **kwargs)
         arguments = _arguments(args, kwargs)
         with _Call(self, arguments, watch) as call:
@@ -394,11 +391,14 @@ class _Call:
 
     def __enter__(self) -> _Call:
         self.opened = self.watch.tool_started(self.tool, self.arguments)
-        self.tokens = _tool.set(inject.label(self.tool.name)), scope.parent.set(self.opened.span)
+        self.tokens = (
+            scope.tool.set(inject.label(self.tool.name)),
+            scope.parent.set(self.opened.span),
+        )
         return self
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        _tool.reset(self.tokens[0])
+        scope.tool.reset(self.tokens[0])
         scope.parent.reset(self.tokens[1])
         if error is None:
             self.watch.tool_ended(self.tool, self.arguments, self.result, self.opened)

@@ -175,7 +175,7 @@ def port(parts: Any) -> int:
 def install() -> None:
     """Watch httpx, and requests and aiohttp if the environment has them."""
     _httpx()
-    for patch in (_requests, _aiohttp):
+    for patch in (_requests, _urllib, _aiohttp):
         try:
             patch()
         except ImportError:
@@ -334,6 +334,29 @@ def _requests() -> None:
         return response
 
     requests.adapters.HTTPAdapter.send = watched  # type: ignore[method-assign]
+
+
+def _urllib() -> None:
+    import urllib.request
+
+    do_open: Callable[..., Any] = urllib.request.AbstractHTTPHandler.do_open
+
+    @functools.wraps(do_open)
+    def watched(self: Any, http_class: Any, req: Any, **kwargs: Any) -> Any:
+        attempt = Attempt(req.get_method(), req.full_url, "urllib")
+        limit = req.timeout if isinstance(req.timeout, int | float) else None
+        body = req.data if isinstance(req.data, bytes) else None
+        attempt.request(req.headers, body, {"connect": limit, "read": limit})
+        try:
+            response = do_open(self, http_class, req, **kwargs)
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+        attempt.response(response.status, response.headers)
+        attempt.end()
+        return response
+
+    urllib.request.AbstractHTTPHandler.do_open = watched  # type: ignore[method-assign]
 
 
 def _aiohttp() -> None:

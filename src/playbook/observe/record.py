@@ -69,7 +69,7 @@ class Open:
         """Mark it failed with a fault class; one that `counts` is remembered for the request."""
         self.span.set_attribute("error.type", kind)
         if message:
-            self.set("error.message", message[:400])
+            self.span.set_attribute("error.message", redact(message)[:400])
         if counts and self.scope is not None:
             self.scope.faults.append(kind)
 

@@ -39,6 +39,11 @@ current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
 )
 parent: contextvars.ContextVar[Any] = contextvars.ContextVar("playbook_parent", default=None)
 """The open OpenTelemetry span, kept apart from the target's own OpenTelemetry context."""
+within: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_within", default="")
+"""``llm`` or ``memory`` while CrewAI is at work on one."""
+tool: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_tool", default="")
+"""The name of the tool that runs."""
+_CARRIED: tuple[contextvars.ContextVar[Any], ...] = (current, parent, within, tool)
 
 
 def install() -> None:
@@ -50,32 +55,31 @@ def install() -> None:
 
     @functools.wraps(submit)
     def carried_submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        scope, span = current.get(), parent.get()
-        if scope is None:
+        if current.get() is None:
             return submit(self, fn, *args, **kwargs)
+        values = [variable.get() for variable in _CARRIED]
 
         def job() -> Any:
-            tokens = current.set(scope), parent.set(span)
+            tokens = [variable.set(value) for variable, value in zip(_CARRIED, values, strict=True)]
             try:
                 return fn(*args, **kwargs)
             finally:
-                current.reset(tokens[0])
-                parent.reset(tokens[1])
+                for variable, token in zip(_CARRIED, tokens, strict=True):
+                    variable.reset(token)
 
         return submit(self, job)
 
     @functools.wraps(start)
     def carried_start(self: threading.Thread) -> None:
-        scope, span = current.get(), parent.get()
-        pool_worker = "concurrent.futures" in getattr(
-            getattr(self, "_target", None), "__module__", ""
-        )
-        if scope is not None and not pool_worker:
+        # `Context.run`, which CrewAI gives its threads as the target, has a module of None.
+        module = str(getattr(getattr(self, "_target", None), "__module__", ""))
+        if current.get() is not None and "concurrent.futures" not in module:
             run = self.run
+            values = [variable.get() for variable in _CARRIED]
 
             def carried_run() -> None:
-                current.set(scope)
-                parent.set(span)
+                for variable, value in zip(_CARRIED, values, strict=True):
+                    variable.set(value)
                 run()
 
             self.run = carried_run  # type: ignore[method-assign]
