@@ -34,6 +34,14 @@ from playbook.model import LAYERS, Link
 # --- the classes ------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """Nothing stands between these tests and their sockets."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
 def test_every_class_has_exactly_one_layer():
     assert {layer for layer in KINDS.values() if layer} <= set(LAYERS)
     assert [kind for kind, layer in KINDS.items() if not layer] == ["unknown"]
@@ -265,13 +273,20 @@ def test_broken_exceptions_are_survived():
         ({"retry-after": "12"}, 12),
         ({"Retry-After": "1.5"}, 1.5),
         ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
-        ({"retry-after": format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)}, 90),
-        ({"retry-after": format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)}, 0),
+        ({"retry-after": timedelta(seconds=90)}, 90),
+        ({"retry-after": -timedelta(days=1)}, 0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
     ],
 )  # fmt: skip
 def test_retry_after_is_a_number_or_a_date(headers, seconds):
+    # A date counts from now, not from when the tests were collected.
+    headers = {
+        name: format_datetime(datetime.now(UTC) + value, usegmt=True)
+        if isinstance(value, timedelta)
+        else value
+        for name, value in headers.items()
+    }
     for given_headers in (headers, httpx.Headers(headers)):
         error = openai.OpenAIError("limit")
         error.response = type("R", (), {"status_code": 429, "headers": given_headers})()

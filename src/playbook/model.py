@@ -125,7 +125,7 @@ class Outcome:
     result: str = ""
     """The first characters of the answer, redacted."""
     foreign: tuple[str, ...] = ()
-    """Canaries of other requests that were seen in this one's traffic or answer."""
+    """Ids of other requests whose data was seen in this one's traffic or answer."""
     masked: tuple[str, ...] = ()
     """Fault classes that happened inside and were hidden from the caller."""
     overran: bool = False
@@ -366,7 +366,7 @@ class Progress:
     """One thing worth telling while a step runs; the command line and the widgets listen."""
 
     step: str
-    """audit, isolate, sweep, reduce, reintroduce, prove, report."""
+    """audit, warm-up, sweep, isolate, prove, reduce, reintroduce, verify."""
     text: str = ""
     done: int = 0
     total: int = 0

@@ -63,7 +63,6 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
         Environment(undefined=StrictUndefined, trim_blocks=True)
         .from_string(template)
         .render(
-            cause="the failure",
             target=f"{file.name if (file := _module_file(case)) else spec.module}:{spec.attribute}",
             name="minimal.py",
             requests=_requests(run),
