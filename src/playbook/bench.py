@@ -25,7 +25,7 @@ from .target import Spec
 HANDFUL = 5
 """Requests that a provider outside this machine gets without being asked for."""
 HANG_SECONDS = 45.0
-"""Without a deadline, a request none of whose calls ends for so long is counted as hung."""
+"""Without a deadline, a call that is open for so long is counted as hung."""
 
 
 class BudgetSpent(Exception):
@@ -98,6 +98,8 @@ class Bench:
         """Identifiers in the inputs may carry a canary without changing what happens."""
         self.marks = True
         """Values of different inputs tell requests apart."""
+        self.recalls = False
+        """The crew's memory brings other requests' data into a request, as it is meant to."""
         self._peers: set[str] = set()
         self._confirmed = False
         self._most_tokens = 0
@@ -299,6 +301,8 @@ class Bench:
             if own:
                 self.retire(worker)
         self._account(run)
+        if self.recalls:
+            run.outcomes = [replace(outcome, foreign=()) for outcome in run.outcomes]
         return run
 
     def _each_alone(self, step: str, count: int, plan: Plan, text: str) -> Run:
@@ -341,7 +345,7 @@ class Bench:
         return [None if item is None else dict(item) for item in chosen]
 
     def _limit(self, plan: Plan = Plan()) -> float:
-        """Seconds without a sign of life after which a request counts as hung."""
+        """Seconds after which an open call counts as hung."""
         deadline = self.settings.deadline_s
         limit = max(HANG_SECONDS, 10 * self._p50)
         if deadline:

@@ -250,9 +250,10 @@ class Worker:
     ) -> Run:
         """Serve one request for each item of `inputs`, `concurrency` at a time.
 
-        A request that gives no sign of life for `limit_s` seconds (no call of it
-        ends) is counted as hung, the worker is killed, and so are its other open
-        requests. `{canary}` and free text in the inputs carry each request's canary
+        A run in which a call stays open for `limit_s` seconds, or nothing at all
+        happens for so long, hangs: the worker is killed, and the open requests count as
+        hung. After `most_s` seconds the run is cut, and what is open counts for nothing.
+        `{canary}` and free text in the inputs carry each request's canary
         (`identifiers`: other strings too); `marks` tell different inputs apart.
         """
         jobs: list[dict[str, Any]] = []
@@ -328,7 +329,8 @@ class Worker:
     ) -> Any:
         """Messages up to ``done``; a hang, a death or the time's end is noted in `run`."""
         told_to_stop = False
-        alive = dict(began)
+        calls: dict[str, float] = {}
+        heard = time.time()
         end, look = time.monotonic() + most_s, 0.0
         while True:
             if stopped() and not told_to_stop:
@@ -336,8 +338,10 @@ class Worker:
                 self.stop()
             if time.monotonic() >= look:
                 look = time.monotonic() + LOOK_SECONDS
-                oldest = min(alive.values(), default=time.time())
-                run.hung = time.time() - oldest > limit_s
+                # A call that is open for so long, or nothing at all from anybody. A request
+                # that merely waits for its turn, behind others that go on, does not hang.
+                oldest = min([heard, *calls.values()])
+                run.hung = bool(began) and time.time() - oldest > limit_s
                 run.cut = not run.hung and time.monotonic() > end
                 if run.hung or run.cut:
                     yield from self._give_up()
@@ -349,13 +353,16 @@ class Worker:
             if message is None:
                 run.died = self._over()
                 return
+            heard = time.time()
             if message["t"] == "begin":
-                began[message["request"]] = alive[message["request"]] = message["at"]
+                began[message["request"]] = message["at"]
             elif message["t"] == "outcome":
                 began.pop(message["request"], None)
-                alive.pop(message["request"], None)
-            elif message["t"] == "span" and message["request"] in alive:
-                alive[message["request"]] = time.time()
+            elif message["t"] == "open":
+                calls[message["id"]] = message["at"]
+                continue
+            elif message["t"] == "span":
+                calls.pop(message["id"], None)
             elif message["t"] == "crew":
                 self.components = list(dict.fromkeys([*self.components, *message["components"]]))
             elif message["t"] == "peer":

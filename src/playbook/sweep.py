@@ -64,6 +64,10 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
                 run.outcomes = [
                     replace(o, foreign=()) if o.request in run.by_marks else o for o in run.outcomes
                 ]
+            if concurrency == 1 and "memory" in bench.components:
+                bench.recalls = any(outcome.foreign for outcome in run.outcomes)
+                if bench.recalls:
+                    run.outcomes = [replace(outcome, foreign=()) for outcome in run.outcomes]
             runs.append(run)
             rows.append(row(run))
             bench.on_progress(Progress("sweep", concurrency=concurrency, level=rows[-1]))

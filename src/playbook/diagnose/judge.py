@@ -238,6 +238,9 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
     if case.spec.kind == "python" and not case.bench.components and not case.bench.provider_calls:
         unseen = "no crew and no model call was seen: is this the right target?"
         note = f"{note}; {unseen}" if note else unseen
+    if case.bench.recalls:
+        recalled = "the memory brings other requests' data by design: mixing was not looked for"
+        note = f"{note}; {recalled}" if note else recalled
     if case.bench.blind:
         blind = "mixed-up data could not be seen: no input tells requests apart (use {canary})"
         note = f"{note}; {blind}" if note else blind

@@ -137,6 +137,10 @@ def begin(
     _open.add(opened)
     for key, value in (attributes or {}).items():
         opened.set(key, value)
+    if kind in ("http", "tool") and _out is not None:
+        # Who watches from outside must know what is open to tell a hang from a queue.
+        identity = span.get_span_context().span_id
+        _out.emit({"t": "open", "id": f"{identity:016x}", "at": time.time()})
     return opened
 
 
