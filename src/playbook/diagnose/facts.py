@@ -95,7 +95,9 @@ def inner_faults(spans: Sequence[Span]) -> list[Sign]:
         span
         for span in spans
         # A tool that raised because of its own call has that call's class already.
-        if span.kind == "tool" and span.fault and place(span) not in blamed
+        if span.kind == "tool"
+        and span.fault not in ("", "bad-arguments")
+        and place(span) not in blamed
     ]
     # A memory that failed because its call did has that call's class already.
     memory = [

@@ -405,5 +405,8 @@ class _Call:
         else:
             fault = classify(error)
             self.opened.set("playbook.cause", fault.kind)
-            self.opened.fail("tool-error", fault.message or str(error))
+            # Arguments that do not fit are the model's mistake: the tool has not even run.
+            misused = "arguments validation failed" in str(error)
+            kind = "bad-arguments" if misused else "tool-error"
+            self.opened.fail(kind, fault.message or str(error), counts=not misused)
         self.opened.end()
