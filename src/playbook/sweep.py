@@ -39,8 +39,9 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
             if warm.hung or warm.died:
                 bench.retire(worker)
                 worker = bench.fresh()
-            count = bench.settings.requests_per_level or _count(concurrency, each)
-            slow = concurrency == 1 and each > SLOW_SECONDS and not warm.hung
+            asked = bench.settings.requests_per_level
+            count = asked or _count(concurrency, each)
+            slow = not asked and concurrency == 1 and each > SLOW_SECONDS and not warm.hung
             run = bench.run(
                 "sweep",
                 max(count - slow, 1),
