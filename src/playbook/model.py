@@ -31,7 +31,6 @@ LAYERS = (
 )
 """Where a failure can live; `harness` is our own process: we accuse ourselves too."""
 
-SpanKind = Literal["request", "crew", "task", "agent", "llm", "tool", "memory", "http", "wait"]
 Result = Literal["fault", "degraded", "healthy", "inconclusive"]
 
 
@@ -99,6 +98,7 @@ class Span:
     request: str
     """Id of the request it belongs to; empty for an orphan, which is reported and never guessed."""
     kind: str
+    """request, crew, flow, task, agent, llm, tool, memory or http."""
     name: str
     start: float
     end: float

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ..errors import classify, parse
 from ..model import Ladder, Outcome, Span, Sweep
 from ..runner import Run
-from ..stats import quantile
+from ..stats import quantile, slower
 
 _GENERIC = {
     "unknown",
@@ -280,8 +280,6 @@ def most_at_once(spans: Sequence[Span]) -> int:
 
 def grows(alone: Sequence[float], many: Sequence[float]) -> bool:
     """Does it take longer under load: half as long again and 0.1 s at the median, not by chance?"""
-    from ..stats import slower
-
     before, after = quantile(alone, 0.5), quantile(many, 0.5)
     return after > 1.5 * before and after - before > 0.1 and slower(alone, many) < 0.01
 

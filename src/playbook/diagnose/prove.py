@@ -9,7 +9,7 @@ from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell
-from .facts import Sign, masked, seconds_at, signs, silent_at_times
+from .facts import Sign, grows, masked, seconds_at, signs, silent_at_times
 
 TRANSIENT = (
     "rate-limit",
@@ -187,8 +187,6 @@ def count(run: Run, found: set[Sign], hidden: bool) -> Count:
 
 def steady(during: Run, alone: Run | None) -> bool:
     """Is the provider as fast under load as alone, seen without the timeout cutting it off?"""
-    from .facts import grows
-
     if alone is None:
         return True
     return not grows(seconds_at(alone, "llm", ok_only=False), seconds_at(during, "llm"))
