@@ -72,7 +72,11 @@ def rule(fault: str, **keys: Any) -> dict[str, Any]:
         ),
         ("faults:\n - {fault: eror}", 2, "faults[0]: unknown fault 'eror', did you mean error?"),
         ("faults:\n - {on: chat}", 2, "faults[0]: which fault?"),
-        ("faults:\n - {fault: rate_limit}", 2, "faults[0]: give concurrency, per_minute or both"),
+        (
+            "faults:\n - {fault: rate_limit}",
+            2,
+            "faults[0]: give concurrency, per_minute or tokens_per_minute",
+        ),
         ("faults:\n - {fault: slow, seconds: 1, on: toolz}", 2, "faults[0].on: "),
         ("latency: {uniform: [2, 1]}", 1, "latency.uniform: a range is [low, high]"),
         ("latency: {fixed: 1, uniform: [1, 2]}", 1, "latency: give one of"),
@@ -137,14 +141,14 @@ def test_unit_is_uniform_and_independent_of_its_neighbours() -> None:
 
 
 def test_limits_on_which_calls_are_hit() -> None:
-    assert hits(1, first=3) == [0, 1, 2]
+    assert hits(1, calls=[1, 3]) == [0, 1, 2]
     assert hits(1, between=[10, 12]) == [10, 11]
     assert hits(1, on="embeddings") == []
-    assert hits(1, when_in_flight_at_least=2) == []
+    assert hits(1, in_flight=[2, 1000]) == []
 
 
 def test_a_fault_can_wait_for_the_load() -> None:
-    engine = Engine(plan.load(rule("error", when_in_flight_at_least=2)), 0.0)
+    engine = Engine(plan.load(rule("error", in_flight=[2, 1000])), 0.0)
     first = engine.begin("chat", "chat", 1, 0.0)
     second = engine.begin("chat", "chat", 2, 0.0)
     engine.end(first)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 EXTRA = Path(__file__).parent / "targets_extra"
 CREWS, PLAIN = EXTRA / "crews.py", EXTRA / "plain.py"
 ASK = {"question": "{canary}"}
-LOGGED = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
+LOGGED = {"/v1/chat/completions": "chat/completions", "/v1/embeddings": "embeddings"}
 
 
 def serve(
@@ -43,7 +43,7 @@ def call(span: Span) -> tuple[str, int | None]:
     return name, span.attributes.get("http.response.status_code")
 
 
-CREW = Counter({"chat": 3, "tools/records": 1, "tools/report": 1})
+CREW = Counter({"chat/completions": 3, "tools/records": 1, "tools/report": 1})
 
 
 @pytest.mark.parametrize(
@@ -55,11 +55,11 @@ CREW = Counter({"chat": 3, "tools/records": 1, "tools/report": 1})
         (f"{CREWS}:akickoff", CREW),
         pytest.param(
             f"{CREWS}:async_tasks",
-            CREW + Counter({"chat": 2}),
+            CREW + Counter({"chat/completions": 2}),
         ),
-        (f"{PLAIN}:pool", Counter({"chat": 3})),
-        (f"{PLAIN}:waits_for_all", Counter({"chat": 3})),
-        (f"{PLAIN}:threads", Counter({"chat": 3})),
+        (f"{PLAIN}:pool", Counter({"chat/completions": 3})),
+        (f"{PLAIN}:waits_for_all", Counter({"chat/completions": 3})),
+        (f"{PLAIN}:threads", Counter({"chat/completions": 3})),
         (f"{PLAIN}:libraries", Counter({"tools/records": 3})),
         (f"{PLAIN}:on_the_loop", Counter({"tools/records": 2})),
     ],
@@ -97,7 +97,7 @@ def test_spans_lead_from_the_call_up_to_the_request(start: Starter) -> None:
         return kinds
 
     for span in http(run):
-        inner = "llm" if call(span)[0] == "chat" else "tool"
+        inner = "llm" if call(span)[0] == "chat/completions" else "tool"
         kinds = above(span)
         assert kinds[0] == inner
         assert kinds[-1] == "request"
@@ -118,7 +118,7 @@ def test_the_sdks_own_retries_are_visible_and_a_hidden_failure_is_masked(
     (outcome,) = run.outcomes
     assert outcome.ok
     assert outcome.masked == ("server-error", "server-error")
-    chats = [span for span in http(run) if call(span)[0] == "chat"]
+    chats = [span for span in http(run) if call(span)[0] == "chat/completions"]
     chats.sort(key=lambda span: span.start)
     assert [span.attributes["http.request.resend_count"] for span in chats[:3]] == [0, 1, 2]
     assert [span.fault for span in chats] == ["server-error", "server-error", "", "", ""]

@@ -182,11 +182,15 @@ def lab(
     port: Annotated[
         int, typer.Option(metavar="N", help="Port on loopback; 0 takes a free one.")
     ] = 0,
+    host: Annotated[str, typer.Option(metavar="IP", help="Address to listen on.")] = "127.0.0.1",
+    expose: Annotated[
+        bool, typer.Option("--expose", help="Confirms a --host that the network can reach.")
+    ] = False,
 ) -> None:
     """Run the fault-injecting provider alone."""
     from .lab import serve
 
-    serve(plan, port)
+    serve(plan, port, host=host, exposed=expose)
 
 
 @app.command("open")

@@ -14,8 +14,10 @@ from __future__ import annotations
 import http.client
 import json
 import selectors
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -33,11 +35,16 @@ _START_SECONDS = 30.0
 class Lab:
     """A running lab. Leaving the context, or the end of this process, stops it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], ports: Mapping[str, int]) -> None:
         self._process = process
-        self._port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self._control = ports["control"]
+        self._authority: Path | None = None
+        self.url = f"http://127.0.0.1:{ports['http']}"
         self.base_url = f"{self.url}/v1"
+        self.proxy_url = f"http://127.0.0.1:{ports['proxy']}"
+        """An HTTP proxy to this machine; faults with ``on: proxy`` are its own."""
+        self.tls_url = f"https://127.0.0.1:{ports['tls']}"
+        """The same service behind a certificate that nobody trusts."""
 
     def env(self) -> dict[str, str]:
         """What points an OpenAI client, and the drills' tools, at this lab."""
@@ -46,6 +53,14 @@ class Lab:
             "OPENAI_BASE_URL": self.base_url,
             "TOOLS_URL": f"{self.url}/tools",
         }
+
+    def authority(self) -> Path:
+        """A PEM file with the authority behind `tls_url`, for the client that shall trust it."""
+        if self._authority is None:
+            folder = Path(tempfile.mkdtemp(prefix="lab-"))
+            self._authority = folder / "ca.pem"
+            self._authority.write_bytes(self._get("GET", "/admin/ca.pem")[1])
+        return self._authority
 
     def stats(self) -> dict[str, Any]:
         """calls, in_flight, max_in_flight, faults by kind, duplicates, and more."""
@@ -65,6 +80,8 @@ class Lab:
 
     def stop(self) -> None:
         """End the process; a second time does nothing."""
+        if self._authority is not None:
+            shutil.rmtree(self._authority.parent, ignore_errors=True)
         if self._process.stdin and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
@@ -90,19 +107,23 @@ class Lab:
         return f"<Lab {self.url}>"
 
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:
+        status, data = self._get(method, path, body)
+        answer = json.loads(data)
+        if status != 200:
+            raise LabError(answer["error"])
+        return answer
+
+    def _get(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
         # http.client knows no proxies: the lab is on this machine.
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._control, timeout=30)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
-            answer = json.loads(response.read())
+            return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise LabError(f"the lab at {self.url} does not answer: {error}") from None
         finally:
             connection.close()
-        if response.status != 200:
-            raise LabError(answer["error"])
-        return answer
 
 
 def start(plan: Plan | str | Path | Mapping[str, Any] | None = None, *, port: int = 0) -> Lab:
@@ -130,34 +151,50 @@ def start(plan: Plan | str | Path | Mapping[str, Any] | None = None, *, port: in
         said = json.loads(line) if line else {}
     except (OSError, ValueError) as error:
         said = {"error": f"the lab did not start: {error}"}
-    if "port" not in said:
+    if "http" not in said:
         process.kill()
         process.wait()
         process.stdin.close()
         process.stdout.close()
         raise LabError(said.get("error") or "the lab did not start")
-    return Lab(process, said["port"])
+    return Lab(process, said)
 
 
-def serve(plan: str | Path | None = None, port: int = 0) -> None:
-    """Run a lab in the foreground until Ctrl-C, and say how to point a client at it."""
+def serve(
+    plan: str | Path | None = None,
+    port: int = 0,
+    *,
+    host: str = "127.0.0.1",
+    exposed: bool = False,
+) -> None:
+    """Run a lab in the foreground until Ctrl-C, and say how to point a client at it.
+
+    Raises LabError for an address beyond this machine unless `exposed` says so again.
+    """
     from . import server
+    from .ceiling import measure
 
     chosen = _plan.load(plan)
-    sock = server.bind(port)
+    at = server.check_host(host, exposed=exposed)
 
-    def ready(at: int) -> None:
-        url = f"http://{server.HOST}:{at}"
+    def ready(ports: server.Ports) -> None:
+        url, control = f"http://{at}:{ports.http}", f"http://{server.HOST}:{ports.control}"
         print(
             f"lab on {url}, plan: {plan or 'healthy, no latency'} (Ctrl-C stops it)\n"
+            f"ceiling on this machine: {ceiling}\n"
             f"\n"
             f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=lab-key TOOLS_URL={url}/tools\n"
+            f"  export ANTHROPIC_BASE_URL={url} GOOGLE_GEMINI_BASE_URL={url}\n"
+            f"  proxy: http://{at}:{ports.proxy}    TLS: https://{at}:{ports.tls} (self-signed)\n"
             f"\n"
-            f"  curl {url}/admin/stats        # calls, in flight, faults\n"
-            f"  curl {url}/admin/log          # one entry a call\n"
-            f"  curl -T PLAN.yaml {url}/admin/plan    # another plan, while it runs",
+            f"  curl {control}/admin/stats        # calls, in flight, faults\n"
+            f"  curl {control}/admin/log          # one entry a call\n"
+            f"  curl {control}/metrics            # OpenMetrics\n"
+            f"  curl -T PLAN.yaml {control}/admin/plan    # another plan, while it runs",
             flush=True,
         )
 
-    server.run(chosen, sock, ready, stdin=False)
+    server.check_port(at, port)  # before a second is spent on the ceiling
+    ceiling = measure()
+    server.run(chosen, ready, port=port, host=at)
     print("lab stopped")

@@ -1,4 +1,4 @@
-"""The bytes of the provider's answers, in OpenAI's format, and of the tools'."""
+"""HTTP heads and bodies that are no conversation: embeddings, models, and the tools' answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,8 @@ from typing import Any
 
 import orjson
 
-from .engine import Limited
-from .plan import Error
-from .scripted import Said
-
 _EMBEDDING_SIZES = {"text-embedding-3-large": 3072}
-_REASONS = {
+REASONS = {
     200: "OK",
     201: "Created",
     400: "Bad Request",
@@ -23,6 +19,7 @@ _REASONS = {
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
+    407: "Proxy Authentication Required",
     408: "Request Timeout",
     413: "Payload Too Large",
     429: "Too Many Requests",
@@ -33,7 +30,7 @@ _REASONS = {
     529: "Overloaded",
 }
 _STATUS = {
-    code: b"HTTP/1.1 %d %s\r\n" % (code, reason.encode()) for code, reason in _REASONS.items()
+    code: b"HTTP/1.1 %d %s\r\n" % (code, reason.encode()) for code, reason in REASONS.items()
 }
 JSON = b"application/json"
 SSE = b"text/event-stream; charset=utf-8"
@@ -46,63 +43,6 @@ def head(status: int, kind: bytes, length: int | None, extra: bytes = b"") -> by
     if length is None:
         return b"%scontent-type: %s\r\n%stransfer-encoding: chunked\r\n\r\n" % (line, kind, extra)
     return b"%scontent-type: %s\r\n%scontent-length: %d\r\n\r\n" % (line, kind, extra, length)
-
-
-def completion(number: int, created: int, body: dict[str, Any], said: Said, size: int) -> bytes:
-    """A chat completion; `size` is the length of the request's body in bytes."""
-    message: dict[str, Any] = {"role": "assistant", "content": said.text or None, "refusal": None}
-    if said.tool:
-        message["tool_calls"] = [_tool_call(number, said)]
-    return orjson.dumps(
-        {
-            "id": f"chatcmpl-{number}",
-            "object": "chat.completion",
-            "created": created,
-            "model": body.get("model") or "gpt-4o-mini",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": message,
-                    "logprobs": None,
-                    "finish_reason": "tool_calls" if said.tool else "stop",
-                }
-            ],
-            "usage": _usage(size, said),
-            "system_fingerprint": "fp_lab",
-        }
-    )
-
-
-def stream(number: int, created: int, body: dict[str, Any], said: Said, size: int) -> list[bytes]:
-    """The events of a streamed completion, one a chunk, with usage where it was asked for."""
-    counted = bool((body.get("stream_options") or {}).get("include_usage"))
-    base = {
-        "id": f"chatcmpl-{number}",
-        "object": "chat.completion.chunk",
-        "created": created,
-        "model": body.get("model") or "gpt-4o-mini",
-        "system_fingerprint": "fp_lab",
-    }
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": None if said.tool else ""}]
-    if said.tool:
-        call = _tool_call(number, said)
-        function = {"name": said.tool, "arguments": ""}
-        deltas[0]["tool_calls"] = [{**call, "index": 0, "function": function}]
-        half = len(said.arguments) // 2
-        for part in (said.arguments[:half], said.arguments[half:]):
-            deltas.append({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
-    else:
-        deltas += [{"content": part} for part in _pieces(said.text)]
-    events = []
-    for delta in deltas:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
-        events.append({**base, "choices": [choice]} | ({"usage": None} if counted else {}))
-    reason = "tool_calls" if said.tool else "stop"
-    last = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": reason}
-    events.append({**base, "choices": [last]} | ({"usage": None} if counted else {}))
-    if counted:
-        events.append({**base, "choices": [], "usage": _usage(size, said)})
-    return [b"data: %s\n\n" % orjson.dumps(event) for event in events] + [b"data: [DONE]\n\n"]
 
 
 def chunked(parts: list[bytes]) -> bytes:
@@ -138,89 +78,6 @@ MODELS = orjson.dumps(
 )
 
 
-def problem(message: str, kind: str, code: str | None = None, param: str | None = None) -> bytes:
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}})
-
-
-_WORDING: dict[int, tuple[str, str, str | None]] = {
-    400: ("Invalid value in the request.", "invalid_request_error", None),
-    401: (
-        "Incorrect API key provided. You can find your API key at "
-        "https://platform.openai.com/account/api-keys.",
-        "invalid_request_error",
-        "invalid_api_key",
-    ),
-    403: (
-        "You are not allowed to sample from this model.",
-        "invalid_request_error",
-        "model_not_allowed",
-    ),
-    404: (
-        "The model does not exist or you do not have access to it.",
-        "invalid_request_error",
-        "model_not_found",
-    ),
-    429: ("Rate limit reached for requests.", "requests", "rate_limit_exceeded"),
-    500: (
-        "The server had an error while processing your request. Sorry about that!",
-        "server_error",
-        None,
-    ),
-    503: ("The engine is currently overloaded, please try again later.", "server_error", None),
-    529: ("Overloaded", "overloaded_error", None),
-}
-_BY_CODE = {
-    "context_length_exceeded": (
-        "This model's maximum context length is 128000 tokens. However, your messages resulted in "
-        "131842 tokens. Please reduce the length of the messages.",
-        "invalid_request_error",
-    ),
-    "insufficient_quota": (
-        "You exceeded your current quota, please check your plan and billing details.",
-        "insufficient_quota",
-    ),
-}
-
-
-def error(rule: Error) -> tuple[int, bytes, bytes]:
-    """Status, content type and body of an injected error."""
-    if rule.code in _BY_CODE and rule.message is None:
-        message, kind = _BY_CODE[rule.code]
-        return rule.status, JSON, problem(message, kind, rule.code, "messages")
-    if rule.status in (502, 504) and rule.message is None:
-        # A gateway's page, not the provider's JSON: that is what clients really meet.
-        title = f"{rule.status} {_REASONS[rule.status]}"
-        page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"
-        return rule.status, HTML, page.encode()
-    message, kind, code = _WORDING.get(rule.status, ("The request failed.", "api_error", None))
-    return rule.status, JSON, problem(rule.message or message, kind, rule.code or code)
-
-
-def too_many(limited: Limited, model: str) -> tuple[bytes, bytes]:
-    """Headers and body of a 429 in OpenAI's wording."""
-    wait = limited.wait
-    told = f"{wait:.3f}s" if wait >= 1 else f"{max(1, round(wait * 1000))}ms"
-    unit = "requests per min (RPM)" if limited.what == "requests" else "concurrent requests"
-    message = (
-        f"Rate limit reached for {model} in organization org-lab on {unit}: "
-        f"Limit {limited.limit}, Used {limited.used}, Requested 1. Please try again in {told}. "
-        "Visit https://platform.openai.com/account/rate-limits to learn more."
-    )
-    headers = rate_headers(limited.limit, 0, wait)
-    asked = limited.rule.retry_after
-    if asked != "off":
-        seconds = wait if asked is None else asked
-        headers += b"retry-after: %d\r\n" % max(0, math.ceil(seconds))
-    return headers, problem(message, "requests", "rate_limit_exceeded")
-
-
-def rate_headers(limit: int, remaining: int, reset: float) -> bytes:
-    return (
-        b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\n"
-        b"x-ratelimit-reset-requests: %dms\r\n" % (limit, remaining, round(reset * 1000))
-    )
-
-
 _NAMES = ("Ada", "Grace", "Edsger", "Barbara", "Donald", "Frances", "Alan", "Radia")
 _PLANS = ("basic", "team", "enterprise")
 
@@ -240,29 +97,32 @@ def record(key: str) -> bytes:
     )
 
 
+def found(query: str, number: int) -> bytes:
+    """Results of a web search in Serper's form."""
+    n = zlib.crc32(query.encode())
+    results = [
+        {
+            "title": f"{query.title()[:60]}: {topic}",
+            "link": f"https://example.org/{n % 9_000}/{i}",
+            "snippet": f"{topic} on {query[:120]}.",
+            "position": i + 1,
+        }
+        for i, topic in enumerate(_TOPICS[: max(0, number)])
+    ]
+    asked = {"q": query, "type": "search", "num": number, "engine": "google"}
+    return orjson.dumps(
+        {"searchParameters": asked, "organic": results, "peopleAlsoAsk": [], "credits": 1}
+    )
+
+
+_TOPICS = ("An overview", "What changed this year", "A comparison", "Figures", "Open questions")
+
+
 def report(key: str) -> bytes:
     n = zlib.crc32(key.encode())
     return orjson.dumps(
         {"id": key, "rows": 40 + n % 400, "total": n % 90_000 / 100, "summary": f"Report {key}"}
     )
-
-
-def _tool_call(number: int, said: Said) -> dict[str, Any]:
-    function = {"name": said.tool, "arguments": said.arguments}
-    return {"id": f"call_{number}", "type": "function", "function": function}
-
-
-def _usage(size: int, said: Said) -> dict[str, int]:
-    prompt, written = max(1, size // 4), max(1, len(said.text or said.arguments) // 4)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": written,
-        "total_tokens": prompt + written,
-    }
-
-
-def _pieces(text: str, size: int = 24) -> list[str]:
-    return [text[i : i + size] for i in range(0, len(text), size)]
 
 
 def _vector(text: str, width: int) -> bytes:

@@ -7,13 +7,28 @@ for the time or for the load.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
-from .plan import BadBody, Error, Hang, Plan, RateLimit, Reset, Rule, Slow
+from .plan import (
+    BadBody,
+    Drip,
+    Error,
+    Fault,
+    Hang,
+    Latency,
+    Plan,
+    RateLimit,
+    Reset,
+    Slow,
+    StaleConnection,
+    Stall,
+)
+from .wire import Request
 
-Ending = Error | RateLimit | Hang | Reset | BadBody
+Ending = Error | RateLimit | Hang | Reset | StaleConnection | Drip | Stall | BadBody
 
 _NORMAL = NormalDist()
 _MASK = (1 << 64) - 1
@@ -35,11 +50,13 @@ class Limited:
 
     rule: RateLimit
     what: str
-    """requests or concurrency."""
+    """requests, tokens or concurrency."""
     limit: int
     used: int
     wait: float
     """Seconds until a call would pass."""
+    asked: int = 1
+    """Requests or tokens that this call would have used."""
 
 
 @dataclass(slots=True)
@@ -61,13 +78,42 @@ class Decision:
 class _State:
     """What a rule remembers: its calls so far, and those in flight."""
 
-    rule: Rule
+    rule: Fault
     stream: int
     seen: int = 0
     in_flight: int = 0
     admitted: int = 0
     """Calls in flight that a rate limit let pass."""
-    recent: deque[float] = field(default_factory=deque)
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
+    """When the calls of the window passed, and their tokens."""
+    tokens: int = 0
+    header: list[tuple[bytes, re.Pattern[bytes]]] = field(default_factory=list)
+    body: re.Pattern[bytes] | None = None
+    url: re.Pattern[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        matching = self.rule.matching
+        if matching is None:
+            return
+        self.header = [
+            (name.lower().encode(), re.compile(pattern.encode()))
+            for name, pattern in matching.header.items()
+        ]
+        self.body = re.compile(matching.body.encode()) if matching.body else None
+        self.url = re.compile(matching.url.encode()) if matching.url else None
+
+    def matches(self, request: Request) -> bool:
+        if self.body and not self.body.search(request.body):
+            return False
+        if self.url and not self.url.search(request.url):
+            return False
+        return all(
+            any(name == key.lower() and pattern.search(value) for key, value in request.headers)
+            for name, pattern in self.header
+        )
+
+
+NOTHING = Request(b"", b"", b"", [], None)
 
 
 class Engine:
@@ -76,11 +122,14 @@ class Engine:
     def __init__(self, plan: Plan, now: float) -> None:
         self.plan = plan
         self.began = now
-        self._states = [_State(rule, i + 1) for i, rule in enumerate(plan.faults)]
+        calls = [rule for rule in plan.faults if isinstance(rule, Fault)]
+        self._states = [_State(rule, i + 1) for i, rule in enumerate(calls)]
         self._matching: dict[str, list[_State]] = {}
         self._number = 0
 
-    def begin(self, path: str, group: str, in_flight: int, now: float) -> Decision:
+    def begin(
+        self, path: str, group: str, in_flight: int, now: float, request: Request = NOTHING
+    ) -> Decision:
         """Decide about a call to `path` (such as ``tools/report``) of `group` (``tools``).
 
         `in_flight` counts the open calls of the group, this one included; `now` is a
@@ -100,34 +149,32 @@ class Engine:
         fault: str | None = None
         limited: Limited | None = None
         extra = 0.0
-        for state in states:
+        tokens = len(request.body) // 4
+        matched = tuple(s for s in states if s.rule.matching is None or s.matches(request))
+        for state in matched:
             state.seen += 1
             state.in_flight += 1
             rule = state.rule
             if ends is not None or not self._hits(state, now):
                 continue
+            if isinstance(rule, StaleConnection) and not _idle(rule, request):
+                continue
             if isinstance(rule, Slow):
                 extra += self._seconds(rule, state)
                 fault = fault or rule.fault
             elif isinstance(rule, RateLimit):
-                limited = self._limit(state, now)
+                limited = self._limit(state, now, tokens)
                 ends = rule if limited else None
             else:
                 ends = rule
         if ends is not None:
             fault = ends.fault
-        if isinstance(ends, Error | RateLimit | Reset):
+        if isinstance(ends, Error | RateLimit | Reset | StaleConnection):
             # These come instead of the work, so they do not take its time.
             delay = ends.after if isinstance(ends, Error) else 0.0
         if limited is None:
-            self._admit(states, now)
-        return Decision(delay + extra, ends, fault, limited, tuple(states))
-
-    def _admit(self, states: list[_State], now: float) -> None:
-        for state in states:
-            if isinstance(state.rule, RateLimit):
-                state.admitted += 1
-                state.recent.append(now)
+            _admit(matched, now, tokens)
+        return Decision(delay + extra, ends, fault, limited, matched)
 
     def end(self, decision: Decision) -> None:
         """The call is over, however it ended."""
@@ -143,30 +190,35 @@ class Engine:
             rule = state.rule
             if isinstance(rule, RateLimit) and rule.per_minute:
                 left = max(0, rule.per_minute - len(state.recent))
-                reset = rule.window - (now - state.recent[0]) if state.recent else 0.0
+                reset = rule.window - (now - state.recent[0][0]) if state.recent else 0.0
                 return rule.per_minute, left, max(0.0, reset)
         return None
 
     def _hits(self, state: _State, now: float) -> bool:
         rule = state.rule
-        if rule.first is not None and state.seen > rule.first:
+        if rule.calls and not rule.calls[0] <= state.seen <= rule.calls[1]:
+            return False
+        if rule.bursts and (state.seen - 1) % rule.bursts.every >= rule.bursts.of:
             return False
         if rule.between and not rule.between[0] <= now - self.began < rule.between[1]:
             return False
-        least = rule.when_in_flight_at_least
-        if least is not None and state.in_flight < least:
+        if rule.in_flight and not rule.in_flight[0] <= state.in_flight <= rule.in_flight[1]:
             return False
         return rule.share >= 1 or unit(self.plan.seed, state.stream, state.seen) < rule.share
 
-    def _limit(self, state: _State, now: float) -> Limited | None:
+    def _limit(self, state: _State, now: float, tokens: int) -> Limited | None:
         rule = state.rule
         assert isinstance(rule, RateLimit)
         recent = state.recent
-        while recent and recent[0] <= now - rule.window:
-            recent.popleft()
+        while recent and recent[0][0] <= now - rule.window:
+            state.tokens -= recent.popleft()[1]
         if rule.per_minute is not None and len(recent) >= rule.per_minute:
-            wait = recent[0] + rule.window - now
+            wait = recent[0][0] + rule.window - now
             return Limited(rule, "requests", rule.per_minute, len(recent), wait)
+        most = rule.tokens_per_minute
+        if most is not None and state.tokens + tokens > most:
+            wait = recent[0][0] + rule.window - now if recent else rule.window
+            return Limited(rule, "tokens", most, state.tokens, wait, tokens)
         if rule.concurrency is not None and state.admitted >= rule.concurrency:
             return Limited(rule, "concurrency", rule.concurrency, state.admitted, 1.0)
         return None
@@ -183,9 +235,12 @@ class Engine:
             return latency.fixed
         if latency.per_in_flight is not None:
             return latency.base + latency.per_in_flight * in_flight
-        if latency.uniform is None and latency.lognormal is None:
+        if latency == _NONE:
             return 0.0
         chance = unit(self.plan.seed, 0, self._number)
+        if latency.bimodal is not None:
+            modes = latency.bimodal
+            return modes.slow if chance < modes.share else modes.fast
         if latency.uniform is not None:
             low, high = latency.uniform
             return low + (high - low) * chance
@@ -195,6 +250,22 @@ class Engine:
         return float(shape.median * 2.718281828459045**spread)
 
 
-def _names(rule: Rule, path: str, group: str) -> bool:
+_NONE = Latency()
+
+
+def _admit(states: tuple[_State, ...], now: float, tokens: int) -> None:
+    for state in states:
+        if isinstance(state.rule, RateLimit):
+            state.admitted += 1
+            state.recent.append((now, tokens))
+            state.tokens += tokens
+
+
+def _idle(rule: StaleConnection, request: Request) -> bool:
+    """A first call finds a fresh connection, which cannot be stale."""
+    return request.idle is not None and request.idle >= rule.idle
+
+
+def _names(rule: Fault, path: str, group: str) -> bool:
     on = (rule.on,) if isinstance(rule.on, str) else rule.on
     return "*" in on or path in on or group in on

@@ -8,9 +8,10 @@ one line that names the file, the line and the key.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,24 +20,44 @@ PLANS = Path(__file__).parent / "plans"
 
 Where = Literal[
     "chat",
+    "chat/completions",
+    "chat/responses",
+    "chat/messages",
+    "chat/generate",
+    "preflight",
     "embeddings",
     "models",
     "tools",
     "tools/records",
     "tools/report",
     "tools/writes",
+    "tools/search",
+    "proxy",
     "*",
 ]
+"""What a fault is on: a group (``chat``: every model call, of whichever provider) or one of it."""
+Door = Literal["http", "proxy", "tls"]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Count = Annotated[int, Field(ge=1)]
 
 
-def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+def _rising(pair: tuple[Any, Any]) -> tuple[Any, Any]:
     if pair[0] > pair[1]:
         raise ValueError("a range is [low, high]")
     return pair
 
 
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
 Range = Annotated[tuple[Seconds, Seconds], AfterValidator(_rising)]
+Counts = Annotated[tuple[Count, Count], AfterValidator(_rising)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,12 +86,20 @@ class Lognormal(_Checked):
     sigma: Annotated[float, Field(ge=0, le=5)]
 
 
+class Bimodal(_Checked):
+    fast: Seconds
+    slow: Seconds
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Which part of the calls is slow."""
+
+
 class Latency(_Checked):
     """How long the provider takes to answer a model call, in seconds; one shape at a time."""
 
     fixed: Seconds | None = None
     uniform: Range | None = None
     lognormal: Lognormal | None = None
+    bimodal: Bimodal | None = None
     per_in_flight: Seconds | None = None
     """Seconds added for each call that is open at the provider, this one included."""
     base: Seconds = 0.0
@@ -78,26 +107,44 @@ class Latency(_Checked):
 
     @model_validator(mode="after")
     def _one_shape(self) -> Latency:
-        shapes = (self.fixed, self.uniform, self.lognormal, self.per_in_flight)
+        shapes = (self.fixed, self.uniform, self.lognormal, self.bimodal, self.per_in_flight)
         if sum(shape is not None for shape in shapes) > 1:
-            raise ValueError("give one of fixed, uniform, lognormal, per_in_flight")
+            raise ValueError("give one of fixed, uniform, lognormal, bimodal, per_in_flight")
         if self.base and self.per_in_flight is None:
             raise ValueError("base goes with per_in_flight")
         return self
 
 
+class Bursts(_Checked):
+    """Calls that fail one after the other: the first `of` in each `every`."""
+
+    of: Count
+    every: Count
+
+
+class Matching(_Checked):
+    """Only calls that look so; all that is given must be found (regular expressions)."""
+
+    header: dict[str, Pattern] = {}
+    """By name, in any case; the value is searched."""
+    body: Pattern | None = None
+    url: Pattern | None = None
+
+
 class _Rule(_Checked):
-    """What every fault has in common: which calls it hits."""
+    """What every fault has in common: which calls it hits. All conditions must hold."""
 
     on: Where | tuple[Where, ...] = "chat"
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Which part of the calls, chosen by the seed and the number of the call."""
-    first: Annotated[int, Field(ge=1)] | None = None
-    """Only the first so many calls that `on` names."""
-    when_in_flight_at_least: Annotated[int, Field(ge=1)] | None = None
-    """Only while so many of the calls that `on` names are open, this one included."""
+    calls: Counts | None = None
+    """Only from this to that call of those that `on` and `matching` name, counted from 1."""
+    bursts: Bursts | None = None
+    in_flight: Counts | None = None
+    """Only while that many of them are open, this one included."""
     between: Range | None = None
     """Only between these seconds since the plan was set."""
+    matching: Matching | None = None
 
     @property
     def kind(self) -> str:
@@ -120,17 +167,21 @@ class RateLimit(_Rule):
     """429 above so many calls in flight, or above so many in a sliding window."""
 
     fault: Literal["rate_limit"]
-    concurrency: Annotated[int, Field(ge=1)] | None = None
-    per_minute: Annotated[int, Field(ge=1)] | None = None
+    concurrency: Count | None = None
+    per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    """Tokens of prompts that were let pass, at four bytes of the request to a token."""
     window: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    """Seconds of the window that `per_minute` is counted in; shorter to see it recover sooner."""
+    """Seconds that stand for the minute; shorter to see it recover sooner."""
     retry_after: Seconds | Literal["off"] | None = None
     """Seconds to tell the caller; by default the true wait; ``off`` sends no header."""
+    message: str | None = None
+    """Other words than the vendor's own."""
 
     @model_validator(mode="after")
     def _some_limit(self) -> RateLimit:
-        if self.concurrency is None and self.per_minute is None:
-            raise ValueError("give concurrency, per_minute or both")
+        if self.concurrency is self.per_minute is self.tokens_per_minute is None:
+            raise ValueError("give concurrency, per_minute or tokens_per_minute")
         return self
 
 
@@ -147,29 +198,108 @@ class Reset(_Rule):
     where: Literal["before", "body"] = "before"
 
 
+class StaleConnection(_Rule):
+    """A kept connection that was idle is closed under the client, as its next call arrives."""
+
+    fault: Literal["stale_connection"]
+    idle: Seconds = 0.0
+    """Seconds without a call after which the connection is taken for dead."""
+
+
 class Slow(_Rule):
-    """So many seconds more than usual; may be a range."""
+    """So many seconds more than usual before the first byte; may be a range."""
 
     fault: Literal["slow"]
     seconds: Seconds | Range
 
 
+class Drip(_Rule):
+    """The head comes at once, the body in pieces over so many seconds."""
+
+    fault: Literal["drip"]
+    seconds: Annotated[float, Field(gt=0, le=86_400)]
+    pieces: Annotated[int, Field(ge=2, le=10_000)] = 10
+
+
+class Stall(_Rule):
+    """Half the body comes, and then nothing more; the connection stays open."""
+
+    fault: Literal["stall"]
+
+
 class BadBody(_Rule):
-    """A 200 that is not an answer."""
+    """A 200 that is not an answer, or only a part of one."""
 
     fault: Literal["bad_body"]
-    body: Literal["malformed", "empty_choices", "error", "truncated", "html", "empty"] = "malformed"
+    body: Literal[
+        "malformed",
+        "empty_choices",
+        "empty_text",
+        "error",
+        "truncated",
+        "html",
+        "wrong_type",
+        "empty",
+        "length",
+        "no_finish",
+    ] = "malformed"
+    """malformed: JSON that breaks off, in good order. truncated: fewer bytes than promised.
+    wrong_type: a right body as text/plain. length: cut at the token limit, and says so.
+    no_finish: the text ends without a finish reason."""
 
 
-Rule = Annotated[Error | RateLimit | Hang | Reset | Slow | BadBody, Field(discriminator="fault")]
+class _Gate(_Checked):
+    """A fault of the listening socket: no call arrives, so none is logged, only the closing.
+
+    Connections that are open and idle are torn down; calls that run go on to their end.
+    """
+
+    door: Door = "http"
+    between: Range | None = None
+    """Only between these seconds since the plan was set."""
+
+
+class Refuse(_Gate):
+    """Nobody listens: the operating system refuses the connection."""
+
+    fault: Literal["refuse"]
+
+
+class FullBacklog(_Gate):
+    """Somebody listens and nobody accepts: the queue is full, connections are never made."""
+
+    fault: Literal["full_backlog"]
+
+
+Gate = Refuse | FullBacklog
+Fault = (
+    Error | RateLimit | Hang | Reset | StaleConnection | Slow | Drip | Stall | BadBody
+)  # of a call
+Rule = Annotated[Fault | Refuse | FullBacklog, Field(discriminator="fault")]
 
 
 class Plan(_Checked):
-    """Everything the lab does to the calls it gets."""
+    """Everything the lab does to the calls it gets.
+
+    A file may also `include` others, by path or by bundled name: their faults come
+    first, their latency and seed hold unless the file gives its own.
+    """
 
     seed: int = 7
     latency: Latency = Latency()
     faults: tuple[Rule, ...] = ()
+
+    @model_validator(mode="after")
+    def _what_a_proxy_can_do(self) -> Plan:
+        for rule in self.faults:
+            forwarded = isinstance(rule, StaleConnection | Drip | Stall | BadBody)
+            if forwarded and "proxy" in (rule.on, *rule.on):
+                raise ValueError(f"{rule.kind} cannot be on proxy: it forwards what it gets")
+        return self
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        return tuple(rule for rule in self.faults if isinstance(rule, Refuse | FullBacklog))
 
 
 def names() -> list[str]:
@@ -187,24 +317,33 @@ def load(source: Plan | str | Path | Mapping[str, Any] | None) -> Plan:
     if isinstance(source, Plan):
         return source
     if isinstance(source, Mapping):
-        return _check(dict(source), "plan", None)
-    path = Path(source)
-    if not path.is_file():
-        bundled = PLANS / f"{source}.yaml"
-        if str(source) not in names():
-            close = difflib.get_close_matches(str(source), names(), 1)
-            hint = f"did you mean {close[0]}?" if close else f"bundled plans: {', '.join(names())}"
-            raise LabError(f"no such plan: {source} ({hint})")
-        path = bundled
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path))
+        return _whole(dict(source), "plan", None, Path(), ())
+    return _read(source, Path(), ())
 
 
 def parse(text: str, name: str = "plan") -> Plan:
     """Check a plan given as YAML text; `name` is what errors call it."""
+    return _parse(text, name, Path(), ())
+
+
+def _read(source: str | Path, beside: Path, within: tuple[Path, ...]) -> Plan:
+    path = beside / source
+    if not path.is_file():
+        if str(source) not in names():
+            close = difflib.get_close_matches(str(source), names(), 1)
+            hint = f"did you mean {close[0]}?" if close else f"bundled plans: {', '.join(names())}"
+            raise LabError(f"no such plan: {source} ({hint})")
+        path = PLANS / f"{source}.yaml"
+    if path.resolve() in within:
+        raise LabError(f"{within[-1]}: include: {source} includes itself")
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{path}: cannot be read: {error}") from None
+    return _parse(text, str(path), path.parent, (*within, path.resolve()))
+
+
+def _parse(text: str, name: str, beside: Path, within: tuple[Path, ...]) -> Plan:
     try:
         root = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader
@@ -217,7 +356,29 @@ def parse(text: str, name: str = "plan") -> Plan:
         return Plan()
     if not isinstance(data, dict):
         raise LabError(f"{name}:1: a plan is a mapping with seed, latency and faults")
-    return _check(data, name, root)
+    return _whole(data, name, root, beside, within)
+
+
+def _whole(
+    data: dict[Any, Any],
+    name: str,
+    root: yaml.Node | None,
+    beside: Path,
+    within: tuple[Path, ...],
+) -> Plan:
+    """The plan with what it includes."""
+    included = data.pop("include", [])
+    included = [included] if isinstance(included, str) else included
+    if not isinstance(included, list) or not all(isinstance(each, str) for each in included):
+        raise LabError(f"{name}: include: a list of plans, by path or by bundled name")
+    plan = _check(data, name, root)
+    whole: dict[str, Any] = {"faults": ()}
+    for part in (*(_read(each, beside, within) for each in included), plan):
+        whole |= {
+            key: getattr(part, key) for key in ("seed", "latency") if key in part.model_fields_set
+        }
+        whole["faults"] += part.faults
+    return Plan(**whole)
 
 
 def _check(data: dict[Any, Any], name: str, root: yaml.Node | None) -> Plan:
@@ -248,18 +409,20 @@ def _says(error: Any) -> str:
     return f"{message}, got {got!r}" if isinstance(got, str | int | float) else message
 
 
+_FAULTS: tuple[type[BaseModel], ...] = (
+    *(Error, RateLimit, Hang, Reset, StaleConnection, Slow, Drip, Stall, BadBody),
+    *(Refuse, FullBacklog),
+)
 _MODELS: tuple[type[BaseModel], ...] = (
     Plan,
     Latency,
     Lognormal,
-    Error,
-    RateLimit,
-    Hang,
-    Reset,
-    Slow,
-    BadBody,
+    Bimodal,
+    Bursts,
+    Matching,
+    *_FAULTS,
 )
-_KINDS = ("error", "rate_limit", "hang", "reset", "slow", "bad_body")
+_KINDS = tuple(get_args(model.model_fields["fault"].annotation)[0] for model in _FAULTS)
 
 
 def _place(

@@ -39,6 +39,15 @@ class Said:
     tool: str = ""
     arguments: str = ""
     """JSON text of the tool's arguments."""
+    cut: str | None = None
+    """``length``: stopped at the token limit. ``silent``: ended without a finish reason."""
+
+    @property
+    def finish(self) -> str | None:
+        """Why the turn ended, in the words of chat completions."""
+        if self.cut:
+            return "length" if self.cut == "length" else None
+        return "tool_calls" if self.tool else "stop"
 
 
 @dataclass(slots=True)

@@ -3,48 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-import errno
+import ipaddress
 import json
 import os
 import signal
-import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
+from .doors import Door, Keeper, bind
 from .plan import LabError, Plan
+from .proxy import Proxy
 from .service import Service
 from .wire import Connection
 
 HOST = "127.0.0.1"
-BACKLOG = 4096
 
 
-def bind(port: int) -> socket.socket:
-    """A listening socket on loopback; LabError if the port cannot be had."""
-    if not 0 <= port <= 65_535:
-        raise LabError(f"port {port} is not between 0 and 65535")
-    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((HOST, port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise LabError(f"port {port} is already in use on {HOST}") from None
-        raise LabError(f"cannot listen on {HOST}:{port}: {error.strerror}") from None
-    sock.setblocking(False)
-    return sock
+class Ports(NamedTuple):
+    """Where a lab is reached."""
+
+    http: int
+    control: int
+    """The same service on a door that no plan shuts."""
+    proxy: int
+    tls: int
 
 
-def run(plan: Plan, sock: socket.socket, ready: Callable[[int], None], *, stdin: bool) -> None:
+def check_host(host: str, *, exposed: bool) -> str:
+    """Loopback, unless it was said twice that the lab shall answer the network."""
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback or exposed:
+            return host
+        raise LabError(
+            f"--host {host} lets anyone on the network use this lab; add --expose to mean it"
+        )
+    raise LabError(f"--host {host}: not an IP address")
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise LabError if the port cannot be had."""
+    bind(host, port).close()
+
+
+def run(
+    plan: Plan,
+    ready: Callable[[Ports], None],
+    *,
+    port: int = 0,
+    host: str = HOST,
+    stdin: bool = False,
+) -> None:
     """Serve until SIGTERM and, in the foreground, until Ctrl-C.
 
     Where `stdin` is the leash, the lab ends with it instead: Ctrl-C in a terminal
     reaches every process of the group, and the parent still has calls to finish.
+    Raises LabError if the port cannot be had.
     """
+    sock = bind(host, port)
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -54,14 +73,27 @@ def run(plan: Plan, sock: socket.socket, ready: Callable[[int], None], *, stdin:
             with suppress(NotImplementedError):
                 loop.add_signal_handler(number, _nothing if ignored else stop.set)
         service = Service(plan, loop)
-        server = await loop.create_server(
-            lambda: Connection(service.serve), sock=sock, backlog=BACKLOG
-        )
+        context, service.certificate = _certificate(host)
+
+        def connection() -> Connection:
+            return Connection(service.serve)
+
+        doors = [
+            Door("http", sock, connection),
+            Door("control", bind(HOST, 0), connection),
+            Door("proxy", bind(host, 0), Proxy(service).connection),
+            Door("tls", bind(host, 0), connection, context),
+        ]
+        for door in doors:
+            await door.open()
+        keeper = Keeper(doors, service.closings)
+        service.on_swap = keeper.keep
+        if plan.gates:
+            await keeper.start(plan)
         if stdin:
             threading.Thread(target=_leash, args=(loop, stop), daemon=True).start()
-        ready(sock.getsockname()[1])
+        ready(Ports(*(door.port for door in doors)))
         await stop.wait()
-        server.close()
 
     try:
         import uvloop
@@ -69,6 +101,17 @@ def run(plan: Plan, sock: socket.socket, ready: Callable[[int], None], *, stdin:
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def _certificate(host: str) -> tuple[ssl.SSLContext, bytes]:
+    """A server context whose chain ends in an authority that nobody knows, and its PEM."""
+    import trustme
+
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    issued = authority.issue_cert(host, "localhost", key_type=trustme.KeyType.ECDSA)
+    issued.configure_cert(context)
+    return context, authority.cert_pem.bytes()
 
 
 def _nothing() -> None:
@@ -88,11 +131,10 @@ def managed(port: int) -> None:
     """What `playbook.lab.start` runs: the plan is the first line of standard input."""
     try:
         plan = Plan.model_validate(json.loads(sys.stdin.buffer.readline()))
-        sock = bind(port)
+        run(plan, lambda ports: _say(ports._asdict()), port=port, stdin=True)
     except LabError as error:
         _say({"error": str(error)})
         raise SystemExit(2) from None
-    run(plan, sock, lambda at: _say({"port": at}), stdin=True)
 
 
 def _say(what: dict[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,10 +14,25 @@ import orjson
 
 from . import answers, plan, scripted
 from .answers import HTML, JSON, SSE
-from .engine import Decision, Engine
-from .plan import BadBody, Error, Hang, LabError, Plan, RateLimit, Reset
+from .dialects import Dialect, Problem, Refusal, Turn, openai, services
+from .dialects.routes import count, route
+from .engine import Decision, Engine, Limited
+from .plan import (
+    BadBody,
+    Drip,
+    Error,
+    Hang,
+    LabError,
+    Plan,
+    RateLimit,
+    Reset,
+    StaleConnection,
+    Stall,
+)
+from .scripted import Said
 from .wire import Connection, Request
 
+GROUPS = ("chat", "preflight", "embeddings", "models", "tools", "proxy")
 LOG_SIZE = 200_000
 """Calls that the log keeps; older ones are counted and forgotten."""
 _HALF_FIRST = 0.01
@@ -52,8 +68,7 @@ class Call:
     """One call, as the log keeps it. Nothing of its headers or its body is in here."""
 
     id: int
-    path: str
-    group: str
+    endpoint: Endpoint
     in_flight: int
     """Calls open at its arrival, this one included."""
     time: float
@@ -71,7 +86,7 @@ class Call:
         return {
             "id": self.id,
             "time": self.time,
-            "path": self.path,
+            "path": self.endpoint.path,
             "status": self.status,
             "fault": self.decision.fault,
             "in_flight": self.in_flight,
@@ -94,10 +109,17 @@ class Service:
     def __init__(self, chosen: Plan, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._total = Counts()
-        self._groups = {name: Counts() for name in ("chat", "embeddings", "models", "tools")}
+        self._groups = {name: Counts() for name in GROUPS}
         self._faults: dict[str, int] = {}
         self._statuses: dict[int, int] = {}
         self._log: deque[Call] = deque(maxlen=LOG_SIZE)
+        self._endpoints: dict[tuple[bytes, bytes], Endpoint] = {}
+        self.closings: list[dict[str, Any]] = []
+        """When a door was shut by the plan: door, fault, time (epoch), seconds (None: still)."""
+        self.on_swap: Callable[[Plan], None] = lambda _: None
+        """Called with each new plan, for what is not a matter of calls: the doors."""
+        self.certificate = b""
+        """PEM of the authority that signed the TLS door's certificate."""
         self.writes = Writes()
         self.swap(chosen)
 
@@ -105,20 +127,20 @@ class Service:
         """Apply another plan from the next call on; its counters and its clock start anew."""
         self.plan = chosen
         self._engine = Engine(chosen, time.monotonic())
+        self.on_swap(chosen)
 
     def serve(self, connection: Connection, request: Request) -> None:
         """Route one request; the entry point for every connection."""
-        path, _, query = request.url.partition(b"?")
-        route = _CALLS.get((request.method, path))
-        if route is not None:
-            self._call(connection, request, *route)
+        _, _, query = request.url.partition(b"?")
+        path = request.path
+        endpoint = self._endpoints.get((request.method, path))
+        if endpoint is None:
+            endpoint = _find(request, path)
+            if endpoint is not None and len(self._endpoints) < 1_000 and endpoint.group != "tools":
+                self._endpoints[request.method, path] = endpoint
+        if endpoint is not None:
+            self._call(connection, request, endpoint)
             return
-        if path.startswith(b"/tools/") and request.method == b"GET":
-            kind, _, key = path[len(b"/tools/") :].partition(b"/")
-            make = _READS.get(kind)
-            if make and key:
-                self._call(connection, request, f"tools/{kind.decode()}", "tools", make)
-                return
         page = _PAGES.get((request.method, path))
         answer = page(self, request, query) if page else _unknown(request, path)
         connection.reply(answer.on_wire(b""))
@@ -131,6 +153,7 @@ class Service:
             "faults": dict(self._faults),
             "duplicates": self.writes.duplicates,
             "writes": self.writes.applied,
+            "closings": self.closings,
             "statuses": {str(status): n for status, n in sorted(self._statuses.items())},
             "paths": {
                 name: {
@@ -148,121 +171,206 @@ class Service:
 
     # -- calls that the plan applies to
 
-    def _call(
-        self, connection: Connection, request: Request, path: str, group: str, make: Maker
-    ) -> None:
+    def enter(self, endpoint: Endpoint, request: Request) -> Call:
+        """Count a call that arrived and decide what becomes of it; `leave` must follow."""
         now = time.monotonic()
-        total, counts = self._total, self._groups[group]
+        total, counts = self._total, self._groups[endpoint.group]
         total.enter()
         counts.enter()
-        decision = self._engine.begin(path, group, counts.in_flight, now)
+        decision = self._engine.begin(endpoint.path, endpoint.group, counts.in_flight, now, request)
         call = Call(
-            total.calls, path, group, total.in_flight, time.time(), now, self._engine, decision
+            total.calls, endpoint, total.in_flight, time.time(), now, self._engine, decision
         )
         self._log.append(call)
         if decision.fault:
             self._faults[decision.fault] = self._faults.get(decision.fault, 0) + 1
+        return call
+
+    def _call(self, connection: Connection, request: Request, endpoint: Endpoint) -> None:
+        call = self.enter(endpoint, request)
+        decision = call.decision
         if decision.delay > 0 or decision.rule is not None:
-            connection.gone = lambda: self._end(call, None)
+            connection.gone = lambda: self.leave(call, None)
         if isinstance(decision.rule, Hang):
             return
         if decision.delay > 0:
             call.timer = self._loop.call_later(
-                decision.delay, self._answer, connection, request, call, make
+                decision.delay, self._answer, connection, request, call
             )
         else:
-            self._answer(connection, request, call, make)
+            self._answer(connection, request, call)
 
-    def _answer(self, connection: Connection, request: Request, call: Call, make: Maker) -> None:
+    def _answer(self, connection: Connection, request: Request, call: Call) -> None:
         """The delay is over: send what the plan decided when the call arrived."""
         rule = call.decision.rule
-        if isinstance(rule, Reset) and rule.where == "before":
-            self._end(call, None)
+        if isinstance(rule, StaleConnection) or (
+            isinstance(rule, Reset) and rule.where == "before"
+        ):
+            self.leave(call, None)
             connection.reset()
             return
         extra = b"x-request-id: req_lab_%d\r\n" % call.id
+        dialect = call.endpoint.dialect
         if isinstance(rule, Error):
-            answer = Answer(*answers.error(rule))
+            answer = failed(rule, dialect)
         elif isinstance(rule, RateLimit):
             assert call.decision.limited is not None
-            headers, body = answers.too_many(call.decision.limited, _model(request.body))
-            answer, extra = Answer(429, JSON, body), extra + headers
+            headers, answer = too_many(call.decision.limited, dialect, _model(request.body))
+            extra += headers
         else:
-            answer = make(self, request, call)
-            limits = call.engine.limits(call.path, time.monotonic())
+            answer = call.endpoint.make(self, request, call)
+            limits = call.engine.limits(call.endpoint.path, time.monotonic())
             if limits:
-                extra += answers.rate_headers(*limits)
-        if isinstance(rule, BadBody) and rule.body != "truncated":
-            answer = _bad(rule, answer, call)
-        elif isinstance(rule, Reset | BadBody):
-            self._cut(connection, rule, call, answer.on_wire(extra))
-            return
-        self._end(call, answer.status)
-        connection.reply(answer.on_wire(extra))
+                extra += dialect.rates("requests", *limits)
+        if isinstance(rule, BadBody):
+            answer = _bad(rule, answer, dialect)
+        data = answer.on_wire(extra)
+        if isinstance(rule, Reset | Stall) or (
+            isinstance(rule, BadBody) and rule.body == "truncated"
+        ):
+            self._cut(connection, rule, call, data)
+        elif isinstance(rule, Drip):
+            start = data.index(b"\r\n\r\n") + 4
+            connection.send(data[:start])
+            step = max(1, -(-(len(data) - start) // rule.pieces))
+            pieces = [data[i : i + step] for i in range(start, len(data), step)]
+            self._drip(connection, call, answer.status, pieces, rule.seconds / len(pieces))
+        else:
+            self.leave(call, answer.status)
+            connection.reply(data)
 
-    def _cut(self, connection: Connection, rule: Reset | BadBody, call: Call, data: bytes) -> None:
-        """Send half of what was promised, then leave: with a RST, or politely."""
+    def _drip(
+        self, connection: Connection, call: Call, status: int, pieces: list[bytes], gap: float
+    ) -> None:
+        """Send the next piece after a pause, and the rest after it."""
+
+        def send() -> None:
+            if len(pieces) == 1:
+                self.leave(call, status)
+                connection.reply(pieces[0])
+                return
+            connection.send(pieces.pop(0))
+            call.timer = self._loop.call_later(gap, send)
+
+        call.timer = self._loop.call_later(gap, send)
+
+    def _cut(
+        self, connection: Connection, rule: Reset | Stall | BadBody, call: Call, data: bytes
+    ) -> None:
+        """Send half of what was promised, then leave: with a RST, politely, or not at all."""
         start = data.index(b"\r\n\r\n") + 4
         half = data[: start + (len(data) - start) // 2]
         if isinstance(rule, BadBody):
-            self._end(call, None)
+            self.leave(call, None)
             connection.finish(half)
             return
         connection.send(half)
+        if isinstance(rule, Stall):
+            return
 
         def tear() -> None:
-            self._end(call, None)
+            self.leave(call, None)
             connection.reset()
 
         call.timer = self._loop.call_later(_HALF_FIRST, tear)
 
-    def _end(self, call: Call, status: int | None) -> None:
+    def leave(self, call: Call, status: int | None) -> None:
+        """The call is over; None where no complete answer was sent."""
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None  # it holds the request, and the log must not
         call.status = status
         call.seconds = time.monotonic() - call.began
         self._total.in_flight -= 1
-        self._groups[call.group].in_flight -= 1
+        self._groups[call.endpoint.group].in_flight -= 1
         call.engine.end(call.decision)
         if status is not None:
             self._statuses[status] = self._statuses.get(status, 0) + 1
 
 
-Maker = Callable[[Service, Request, Call], Answer]
+Maker = Callable[["Service", Request, Call], Answer]
+
+
+class Endpoint(NamedTuple):
+    """What a call is on, in the words of a plan, and how it is answered and refused."""
+
+    path: str
+    group: str
+    dialect: Dialect
+    make: Maker
+    """The answer when nothing is wrong."""
+
+
+def _find(request: Request, path: bytes) -> Endpoint | None:
+    """The endpoint of a URL's path."""
+    known = _CALLS.get((request.method, path))
+    if known is not None:
+        return known
+    if path.startswith(b"/tools/"):
+        kind, _, key = path[len(b"/tools/") :].partition(b"/")
+        make = _READS.get(kind) if request.method == b"GET" and key else None
+        if make is None:
+            return None
+        return Endpoint(f"tools/{kind.decode()}", "tools", services.DIALECT, make)
+    found = route(request.method, path)
+    if found is None:
+        return None
+    return Endpoint(found.path, found.group, found.dialect, _MAKERS[found.kind])
 
 
 def _chat(service: Service, request: Request, call: Call) -> Answer:
+    dialect = call.endpoint.dialect
     body = _json(request.body)
-    if body is None or not isinstance(body.get("messages"), list):
-        text = (
-            "We could not parse the JSON body of your request."
-            if body is None
-            else ("Missing required parameter: 'messages'.")
-        )
-        return Answer(400, JSON, answers.problem(text, "invalid_request_error", None, "messages"))
     try:
-        said = scripted.say(body, service.plan.seed)
-    except (AttributeError, TypeError, ValueError, KeyError) as error:
+        if body is None:
+            raise Refusal("We could not parse the JSON body of your request.")
+        ask = dialect.read(request.path, body)
+        said: Said | None = scripted.say(ask.chat, service.plan.seed)
+    except Refusal as refusal:
+        return _refused(dialect, str(refusal))
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         # A conversation that is not shaped like one: the provider answers 400, too.
-        text = f"Invalid request: {type(error).__name__}"
-        return Answer(400, JSON, answers.problem(text, "invalid_request_error"))
-    size, created = len(request.body), int(call.time)
-    if body.get("stream"):
-        events = answers.stream(call.id, created, body, said, size)
-        return Answer(200, SSE, answers.chunked(events), True)
-    return Answer(200, JSON, answers.completion(call.id, created, body, said, size))
+        return _refused(dialect, f"Invalid request: {type(error).__name__}")
+    if isinstance(call.decision.rule, BadBody):
+        said = _spoilt(said, call.decision.rule.body)
+    turn = Turn(call.id, int(call.time), ask, len(request.body), said)
+    if ask.stream:
+        return Answer(200, SSE, answers.chunked(dialect.events(turn)), True)
+    return Answer(200, JSON, dialect.whole(turn))
 
 
-def _embeddings(_service: Service, request: Request, _call: Call) -> Answer:
+def _spoilt(said: Said | None, how: str) -> Said | None:
+    """What the model seems to have said, where the plan spoils that and not the bytes."""
+    assert said is not None
+    text = said.text or "I will look this up and"
+    if how == "empty_choices":
+        return None
+    if how == "empty_text":
+        return Said("")
+    if how == "length":
+        return Said(text[: len(text) // 2], cut="length")
+    if how == "no_finish":
+        return Said(text[: len(text) // 2], cut="silent")
+    return said
+
+
+def _refused(dialect: Dialect, text: str, param: str | None = None) -> Answer:
+    problem = dialect.wording(400, None)._replace(message=text, param=param)
+    return Answer(400, JSON, dialect.problem(problem))
+
+
+def _count(_service: Service, request: Request, call: Call) -> Answer:
+    return Answer(200, JSON, count(call.endpoint.dialect, len(request.body)))
+
+
+def _embeddings(_service: Service, request: Request, call: Call) -> Answer:
     body = _json(request.body)
     width = (body or {}).get("dimensions")
+    dialect = call.endpoint.dialect
     if body is None or "input" not in body:
-        text = "Missing required parameter: 'input'."
-        return Answer(400, JSON, answers.problem(text, "invalid_request_error", None, "input"))
+        return _refused(dialect, "Missing required parameter: 'input'.", "input")
     if width is not None and not (isinstance(width, int) and 1 <= width <= 8192):
-        text = "Invalid value for 'dimensions'."
-        return Answer(400, JSON, answers.problem(text, "invalid_request_error", None, "dimensions"))
+        return _refused(dialect, "Invalid value for 'dimensions'.", "dimensions")
     return Answer(200, JSON, answers.embeddings(body, len(request.body)))
 
 
@@ -278,14 +386,23 @@ def _report(_service: Service, request: Request, _call: Call) -> Answer:
     return Answer(200, JSON, answers.report(_last(request.url)))
 
 
+def _search(_service: Service, request: Request, call: Call) -> Answer:
+    body = _json(request.body)
+    if body is None or not isinstance(body.get("q"), str):
+        return _refused(call.endpoint.dialect, "Missing query parameter")
+    wanted = body.get("num")
+    return Answer(200, JSON, answers.found(body["q"], wanted if isinstance(wanted, int) else 10))
+
+
 def _write(service: Service, request: Request, _call: Call) -> Answer:
     """A key that was seen is answered without writing again; an equal body without one is not."""
     writes = service.writes
-    scope = b"key:" + request.idempotency_key if request.idempotency_key else request.body
+    key = request.header(b"idempotency-key")
+    scope = b"key:" + key if key else request.body
     before = writes.seen.get(scope)
     if before is not None:
         writes.duplicates += 1
-    if before is not None and request.idempotency_key:
+    if before is not None and key:
         return Answer(200, JSON, orjson.dumps({"id": f"w_{before}", "duplicate": True}))
     writes.applied += 1
     writes.seen.setdefault(scope, writes.applied)
@@ -293,11 +410,11 @@ def _write(service: Service, request: Request, _call: Call) -> Answer:
     return Answer(201, JSON, orjson.dumps(body))
 
 
-_CALLS: dict[tuple[bytes, bytes], tuple[str, str, Maker]] = {
-    (b"POST", b"/v1/chat/completions"): ("chat", "chat", _chat),
-    (b"POST", b"/v1/embeddings"): ("embeddings", "embeddings", _embeddings),
-    (b"GET", b"/v1/models"): ("models", "models", _models),
-    (b"POST", b"/tools/writes"): ("tools/writes", "tools", _write),
+_MAKERS: dict[str, Maker] = {"chat": _chat, "count": _count, "embeddings": _embeddings}
+_CALLS: dict[tuple[bytes, bytes], Endpoint] = {
+    (b"GET", b"/v1/models"): Endpoint("models", "models", openai.CHAT, _models),
+    (b"POST", b"/tools/writes"): Endpoint("tools/writes", "tools", services.DIALECT, _write),
+    (b"POST", b"/tools/search"): Endpoint("tools/search", "tools", services.DIALECT, _search),
 }
 _READS: dict[bytes, Maker] = {b"records": _record, b"report": _report}
 
@@ -327,10 +444,22 @@ def _plan(service: Service, request: Request, _query: bytes) -> Answer:
     return Answer(200, JSON, b'{"ok":true}')
 
 
+def _metrics(service: Service, _request: Request, _query: bytes) -> Answer:
+    from . import metrics
+
+    return Answer(200, metrics.TYPE, metrics.render(service.stats()))
+
+
+def _certificate(service: Service, _request: Request, _query: bytes) -> Answer:
+    return Answer(200, b"application/x-pem-file", service.certificate)
+
+
 _PAGES: dict[tuple[bytes, bytes], Callable[[Service, Request, bytes], Answer]] = {
     (b"GET", b"/healthz"): _health,
     (b"GET", b"/admin/stats"): _stats,
     (b"GET", b"/admin/log"): _log,
+    (b"GET", b"/admin/ca.pem"): _certificate,
+    (b"GET", b"/metrics"): _metrics,
     (b"PUT", b"/admin/plan"): _plan,
 }
 
@@ -338,32 +467,56 @@ _PAGES: dict[tuple[bytes, bytes], Callable[[Service, Request, bytes], Answer]] =
 def _unknown(request: Request, path: bytes) -> Answer:
     what = f"{request.method.decode()} {path.decode('utf-8', 'replace')}"
     text = f"Unknown request URL: {what}. Please check the URL for typos."
-    return Answer(404, JSON, answers.problem(text, "invalid_request_error", "unknown_url"))
+    problem = Problem(404, text, "invalid_request_error", "unknown_url")
+    return Answer(404, JSON, openai.CHAT.problem(problem))
 
 
-def _bad(rule: BadBody, answer: Answer, call: Call) -> Answer:
-    """A 200 whose body is not what the client asked for."""
+def failed(rule: Error, dialect: Dialect) -> Answer:
+    """An injected error."""
+    if rule.status in (502, 504) and rule.message is None:
+        # A gateway's page, not the provider's JSON: that is what clients really meet.
+        title = f"{rule.status} {answers.REASONS[rule.status]}"
+        page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>"
+        return Answer(rule.status, HTML, page.encode())
+    problem = dialect.wording(rule.status, rule.code)
+    if rule.message is not None:
+        problem = problem._replace(message=rule.message)
+    return Answer(rule.status, JSON, dialect.problem(problem))
+
+
+def too_many(limited: Limited, dialect: Dialect, model: str) -> tuple[bytes, Answer]:
+    """Headers and body of a 429 in the vendor's wording."""
+    problem = dialect.limited(limited, model)
+    if limited.rule.message is not None:
+        problem = problem._replace(message=limited.rule.message)
+    headers = dialect.rates(limited.what, limited.limit, 0, limited.wait)
+    asked = limited.rule.retry_after
+    if asked != "off":
+        seconds = limited.wait if asked is None else asked
+        headers += b"retry-after: %d\r\n" % max(0, math.ceil(seconds))
+    return headers, Answer(429, JSON, dialect.problem(problem))
+
+
+def _bad(rule: BadBody, answer: Answer, dialect: Dialect) -> Answer:
+    """A 200 whose bytes are not what the client asked for."""
     if rule.body == "html":
         return Answer(
             200, HTML, b"<html><body><h1>Service temporarily unavailable</h1></body></html>"
         )
+    if rule.body == "wrong_type":
+        return answer._replace(kind=b"text/plain; charset=utf-8")
     if rule.body == "empty":
-        body = b""
-    elif rule.body == "malformed":
-        body = b'{"id": "chatcmpl-%d", "object": "chat.completion", "choices": [{"mess' % call.id
+        return answer._replace(body=b"", chunked=False)
+    if rule.body == "malformed":
+        body = b'{"id": "lab", "object": "chat.completion", "choices": [{"mess'
     elif rule.body == "error":
-        body = b'{"error": {"message": "Upstream error: provider returned error", "code": 500}}'
-    else:
-        body = orjson.dumps(
-            {
-                "id": f"chatcmpl-{call.id}",
-                "object": "chat.completion",
-                "created": int(call.time),
-                "model": "gpt-4o-mini",
-                "choices": [],
-            }
-        )
-    if answer.kind == SSE and body:
+        text = "Upstream error: provider returned error"
+        body = dialect.problem(dialect.wording(500, None)._replace(message=text, code="500"))
+    elif answer.kind == JSON and not answer.chunked and dialect is services.DIALECT:
+        body = b"{}"
+    else:  # what the model said was spoilt before it was written
+        return answer
+    if answer.kind == SSE:
         return Answer(200, SSE, answers.chunked([b"data: %s\n\n" % body]), True)
     return Answer(200, answer.kind, body)
 

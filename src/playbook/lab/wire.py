@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,18 +28,33 @@ class Request:
     method: bytes
     url: bytes
     body: bytes
-    idempotency_key: bytes
+    headers: list[tuple[bytes, bytes]]
+    idle: float | None
+    """Seconds since the connection's last answer; None for its first request."""
+
+    @property
+    def path(self) -> bytes:
+        """The URL's path; a proxy's client sends the whole URL."""
+        url = self.url.partition(b"?")[0]
+        if url.startswith(b"http"):
+            url = b"/" + url.partition(b"://")[2].partition(b"/")[2]
+        return url
+
+    def header(self, name: bytes) -> bytes:
+        """The value of a header, given in lower case; empty if it is not there."""
+        return next((value for key, value in self.headers if key.lower() == name), b"")
 
 
 class Connection(asyncio.Protocol):
     """One client connection. `serve` is called with each request, one at a time."""
 
     __slots__ = (
+        "_answered",
         "_body",
         "_busy",
         "_closing",
+        "_headers",
         "_keep",
-        "_key",
         "_looping",
         "_parser",
         "_paused",
@@ -47,6 +63,7 @@ class Connection(asyncio.Protocol):
         "_size",
         "_url",
         "gone",
+        "on_lost",
         "transport",
     )
 
@@ -62,10 +79,13 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._size = 0
         self._url = b""
-        self._key = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._answered: float | None = None
         self.transport: Any = None
         self.gone: Callable[[], None] | None = None
         """Called when the client leaves before its answer is complete."""
+        self.on_lost: Callable[[Connection], None] | None = None
+        """Called once, when the connection is over."""
 
     # -- asyncio
 
@@ -90,6 +110,8 @@ class Connection(asyncio.Protocol):
         gone, self.gone = self.gone, None
         if gone:
             gone()
+        if self.on_lost:
+            self.on_lost(self)
 
     # -- httptools
 
@@ -97,15 +119,14 @@ class Connection(asyncio.Protocol):
         self._body = []
         self._size = 0
         self._url = b""
-        self._key = b""
+        self._headers = []
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) == 15 and name.lower() == b"idempotency-key":
-            self._key = value
-        elif len(name) == 6 and name.lower() == b"expect":
+        self._headers.append((name, value))
+        if len(name) == 6 and name.lower() == b"expect":
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -116,7 +137,9 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(self._parser.get_method(), self._url, body, self._key)
+        last = self._answered
+        idle = None if last is None else time.monotonic() - last
+        request = Request(self._parser.get_method(), self._url, body, self._headers, idle)
         self._queue.append((request, self._parser.should_keep_alive()))
         if not self._busy:
             self._next()
@@ -132,6 +155,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         self.transport.write(data)
+        self._answered = time.monotonic()
         self._busy = False
         if not self._keep:
             self._end()
@@ -148,6 +172,11 @@ class Connection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Send a part of an answer; the request stays open."""
         self.transport.write(data)
+
+    @property
+    def idle(self) -> bool:
+        """Between two requests."""
+        return not self._busy and not self._closing
 
     def reset(self) -> None:
         """Tear the connection down with a TCP RST."""
