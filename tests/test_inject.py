@@ -302,7 +302,7 @@ def test_without_a_limit_they_are_all_at_once(
 def test_a_failed_model_call_is_made_again_and_seen_each_time(
     start: Starter, provider: lab.Lab, faults: Any
 ) -> None:
-    faults({"faults": [{"fault": "error", "status": 503, "first": 3}]})
+    faults({"faults": [{"fault": "error", "status": 503, "calls": [1, 3]}]})
     before = provider.stats()["calls"]
     plan = Plan(retry=("server-error",))
     run = start(f"{PLAIN}:one").run([ASK] * 2, 1, plan, limit_s=60)

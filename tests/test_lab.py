@@ -116,14 +116,14 @@ def test_on_and_off_are_words_and_not_booleans() -> None:
 # -- which call is hit
 
 
-def hits(seed: int, calls: int = 200, **keys: Any) -> list[int]:
+def hits(seed: int, number: int = 200, **keys: Any) -> list[int]:
     engine = Engine(plan.load({"seed": seed, **rule("error", **keys)}), 0.0)
     found = []
-    for number in range(calls):
-        decision = engine.begin("chat", "chat", 1, float(number))
+    for at in range(number):
+        decision = engine.begin("chat", "chat", 1, float(at))
         engine.end(decision)
         if decision.rule:
-            found.append(number)
+            found.append(at)
     return found
 
 

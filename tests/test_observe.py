@@ -113,7 +113,7 @@ def test_spans_lead_from_the_call_up_to_the_request(start: Starter) -> None:
 def test_the_sdks_own_retries_are_visible_and_a_hidden_failure_is_masked(
     start: Starter, faults: Any
 ) -> None:
-    faults({"faults": [{"fault": "error", "status": 500, "first": 2}]})
+    faults({"faults": [{"fault": "error", "status": 500, "calls": [1, 2]}]})
     run, _ = serve(start, f"{CREWS}:sync", 1, 1)
     (outcome,) = run.outcomes
     assert outcome.ok

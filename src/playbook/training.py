@@ -22,8 +22,8 @@ class DrillCase(Case):
         return hints[min(number, len(hints)) - 1] if hints else "no hints for this drill"
 
     def check(self, answer: str) -> bool:
-        """Is this the hidden cause?"""
-        return answer.strip() == self.drill.reveal()
+        """Is this the hidden cause, or one of two?"""
+        return answer.strip() in self.drill.reveal().split(",")
 
 
 def drill(name: str, *, directory: str | Path | None = None, **options: Any) -> DrillCase:
@@ -34,6 +34,8 @@ def drill(name: str, *, directory: str | Path | None = None, **options: Any) -> 
     chosen = load(name)
     lab = start(chosen.plan)
     try:
+        places = lab.places() if chosen.env else {}
+        environment = {name: value.format(**places) for name, value in chosen.env.items()}
         inputs = json.loads(chosen.inputs.read_text("utf-8")) if chosen.inputs else None
         settings: dict[str, Any] = {"inputs": inputs, "deadline": chosen.deadline}
         if chosen.levels:
@@ -43,7 +45,7 @@ def drill(name: str, *, directory: str | Path | None = None, **options: Any) -> 
             directory=directory,
             confirm=True,
             # A proxy of this machine has no business between the drill and its lab.
-            env={**lab.env(), "NO_PROXY": "127.0.0.1,localhost"},
+            env={**lab.env(), "NO_PROXY": "127.0.0.1,localhost", **environment},
             **{**settings, **options},
         )
     except BaseException:

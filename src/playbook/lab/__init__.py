@@ -77,6 +77,19 @@ class Lab:
     def swap(self, plan: Plan | str | Path | Mapping[str, Any] | None) -> None:
         """Use another plan from the next call on; counts and log go on."""
         self._ask("PUT", "/admin/plan", _plan.load(plan).model_dump_json())
+        while not self.stats()["settled"]:
+            pass  # a door is being opened or shut, which takes milliseconds
+
+    def places(self) -> dict[str, str]:
+        """What a drill's environment may name: url, base_url, tools, proxy, tls, ca."""
+        return {
+            "url": self.url,
+            "base_url": self.base_url,
+            "tools": f"{self.url}/tools",
+            "proxy": self.proxy_url,
+            "tls": self.tls_url,
+            "ca": str(self.authority()),
+        }
 
     def stop(self) -> None:
         """End the process; a second time does nothing."""

@@ -119,22 +119,25 @@ class Keeper:
         self._doors = doors
         self._closings = closings
         self._task: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
 
     def keep(self, plan: Plan) -> None:
         """Follow another plan from now on."""
         if self._task is not None:
             self._task.cancel()
-        self._task = asyncio.get_running_loop().create_task(
-            self._follow(plan.gates, asyncio.Event())
-        )
+        self._settled = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._follow(plan.gates, self._settled))
+
+    def settled(self) -> bool:
+        """Are the doors as the plan wants them at its beginning?"""
+        return self._settled.is_set()
 
     async def start(self, plan: Plan) -> None:
-        """Follow a plan, and return when its doors are as they shall be at the beginning."""
-        set_ = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._follow(plan.gates, set_))
-        await set_.wait()
+        """Follow a plan, and return when the doors are settled."""
+        self.keep(plan)
+        await self._settled.wait()
 
-    async def _follow(self, gates: tuple[Gate, ...], first: asyncio.Event) -> None:
+    async def _follow(self, gates: tuple[Gate, ...], settled: asyncio.Event) -> None:
         began = time.monotonic()
         for edge in sorted({0.0, *(edge for gate in gates for edge in gate.between or ())}):
             await asyncio.sleep(max(0.0, began + edge - time.monotonic()))
@@ -146,7 +149,7 @@ class Keeper:
                     and (gate.between is None or gate.between[0] <= edge < gate.between[1])
                 ]
                 await self._set(door, states[0] if states else "open")
-            first.set()
+            settled.set()
 
     async def _set(self, door: Door, state: str) -> None:
         if door.state == state:

@@ -32,12 +32,14 @@ class Drill:
     """Seconds that the platform gives a request; None: no deadline."""
     levels: tuple[int, ...] | None = None
     """Concurrencies at which it is worth looking; None: the usual ones."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment of the target beyond the lab's; values may name `Lab.places`, as ``{tls}``."""
     hints: tuple[str, ...] = ()
     """From a nudge to nearly the answer."""
     sealed: str = field(default="", repr=False)
 
     def reveal(self) -> str:
-        """The hidden cause: an id of the catalogue, or ``healthy``."""
+        """The hidden cause: an id of the catalogue, or ``healthy``; two with a comma between."""
         return base64.b64decode(self.sealed).decode()
 
 
@@ -75,6 +77,7 @@ def load(name: str) -> Drill:
         inputs=directory / data["inputs"] if data.get("inputs") else None,
         deadline=None if deadline is None else float(deadline),
         levels=tuple(levels) if levels else None,
+        env={name: str(value) for name, value in data.get("env", {}).items()},
         hints=tuple(data.get("hints", ())),
         sealed=data["sealed"],
     )

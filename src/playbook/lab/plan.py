@@ -146,10 +146,6 @@ class _Rule(_Checked):
     """Only between these seconds since the plan was set."""
     matching: Matching | None = None
 
-    @property
-    def kind(self) -> str:
-        return str(getattr(self, "fault"))  # noqa: B009 - each rule names its own literal
-
 
 class Error(_Rule):
     """An HTTP error in the provider's own words."""
@@ -292,9 +288,10 @@ class Plan(_Checked):
     @model_validator(mode="after")
     def _what_a_proxy_can_do(self) -> Plan:
         for rule in self.faults:
-            forwarded = isinstance(rule, StaleConnection | Drip | Stall | BadBody)
-            if forwarded and "proxy" in (rule.on, *rule.on):
-                raise ValueError(f"{rule.kind} cannot be on proxy: it forwards what it gets")
+            if not isinstance(rule, StaleConnection | Drip | Stall | BadBody):
+                continue
+            if "proxy" in (rule.on, *rule.on):
+                raise ValueError(f"{rule.fault} cannot be on proxy: it forwards what it gets")
         return self
 
     @property

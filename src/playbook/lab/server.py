@@ -87,9 +87,8 @@ def run(
         for door in doors:
             await door.open()
         keeper = Keeper(doors, service.closings)
-        service.on_swap = keeper.keep
-        if plan.gates:
-            await keeper.start(plan)
+        service.on_swap, service.settled = keeper.keep, keeper.settled
+        await keeper.start(plan)
         if stdin:
             threading.Thread(target=_leash, args=(loop, stop), daemon=True).start()
         ready(Ports(*(door.port for door in doors)))

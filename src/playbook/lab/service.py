@@ -118,6 +118,8 @@ class Service:
         """When a door was shut by the plan: door, fault, time (epoch), seconds (None: still)."""
         self.on_swap: Callable[[Plan], None] = lambda _: None
         """Called with each new plan, for what is not a matter of calls: the doors."""
+        self.settled: Callable[[], bool] = lambda: True
+        """Are the doors as the plan wants them at its beginning?"""
         self.certificate = b""
         """PEM of the authority that signed the TLS door's certificate."""
         self.writes = Writes()
@@ -154,6 +156,7 @@ class Service:
             "duplicates": self.writes.duplicates,
             "writes": self.writes.applied,
             "closings": self.closings,
+            "settled": self.settled(),
             "statuses": {str(status): n for status, n in sorted(self._statuses.items())},
             "paths": {
                 name: {
@@ -511,7 +514,7 @@ def _bad(rule: BadBody, answer: Answer, dialect: Dialect) -> Answer:
         body = b'{"id": "lab", "object": "chat.completion", "choices": [{"mess'
     elif rule.body == "error":
         text = "Upstream error: provider returned error"
-        body = dialect.problem(dialect.wording(500, None)._replace(message=text, code="500"))
+        body = dialect.problem(dialect.wording(500, None)._replace(message=text, code=500))
     elif answer.kind == JSON and not answer.chunked and dialect is services.DIALECT:
         body = b"{}"
     else:  # what the model said was spoilt before it was written

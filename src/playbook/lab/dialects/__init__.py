@@ -50,7 +50,7 @@ class Problem(NamedTuple):
     status: int
     message: str
     type: str
-    code: str | None = None
+    code: str | int | None = None
     param: str | None = None
 
 
