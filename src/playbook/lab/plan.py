@@ -406,7 +406,7 @@ def _says(error: Any) -> str:
     return f"{message}, got {got!r}" if isinstance(got, str | int | float) else message
 
 
-_FAULTS: tuple[type[BaseModel], ...] = (
+FAULTS: tuple[type[BaseModel], ...] = (
     *(Error, RateLimit, Hang, Reset, StaleConnection, Slow, Drip, Stall, BadBody),
     *(Refuse, FullBacklog),
 )
@@ -417,9 +417,9 @@ _MODELS: tuple[type[BaseModel], ...] = (
     Bimodal,
     Bursts,
     Matching,
-    *_FAULTS,
+    *FAULTS,
 )
-_KINDS = tuple(get_args(model.model_fields["fault"].annotation)[0] for model in _FAULTS)
+_KINDS = tuple(get_args(model.model_fields["fault"].annotation)[0] for model in FAULTS)
 
 
 def _place(
