@@ -6,22 +6,28 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from playbook import lab
 from playbook.lab import LabError, plan
+from playbook.lab.ceiling import measure
 from playbook.lab.engine import Engine, unit
+from playbook.lab.server import check_host
+from playbook.lab.wire import Request
 
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -145,6 +151,64 @@ def test_limits_on_which_calls_are_hit() -> None:
     assert hits(1, between=[10, 12]) == [10, 11]
     assert hits(1, on="embeddings") == []
     assert hits(1, in_flight=[2, 1000]) == []
+
+
+def test_bursts_come_one_after_the_other_and_ranges_end() -> None:
+    assert hits(1, 10, bursts={"of": 2, "every": 5}) == [0, 1, 5, 6]
+    assert hits(1, calls=[4, 6]) == [3, 4, 5]
+
+
+def test_a_fault_can_ask_for_headers_body_and_url() -> None:
+    def hit(request: Request, **matching: Any) -> bool:
+        chosen = plan.load(rule("hang", on="*", matching=matching))
+        return Engine(chosen, 0.0).begin("chat", "chat", 1, 0.0, request).rule is not None
+
+    asked = Request(b"POST", b"/v1/x?a=1", b'{"q": "refund"}', [(b"X-Team", b"blue")], None)
+    assert hit(asked, header={"x-team": "^bl"}, body="refund", url="a=1$")
+    assert not hit(asked, header={"x-team": "red"})
+    assert not hit(asked, header={"x-tea": "blue"})
+    assert not hit(asked, header={"x-team": "blue"}, body="invoice")
+    # What does not match is not counted, either.
+    engine = Engine(plan.load(rule("hang", calls=[1, 1], matching={"body": "refund"})), 0.0)
+    assert engine.begin("chat", "chat", 1, 0.0).rule is None
+    assert engine.begin("chat", "chat", 1, 0.0, asked).rule is not None
+
+
+def test_tokens_are_counted_in_the_window() -> None:
+    engine = Engine(plan.load(rule("rate_limit", tokens_per_minute=10, window=5)), 0.0)
+    asked = Request(b"POST", b"/", b"x" * 24, [], None)  # 6 tokens
+
+    def limited(at: float) -> bool:
+        decision = engine.begin("chat", "chat", 1, at, asked)
+        engine.end(decision)
+        return decision.limited is not None
+
+    assert [limited(0.0), limited(1.0), limited(5.5)] == [False, True, False]
+
+
+def test_two_modes_of_latency() -> None:
+    shape = {"bimodal": {"fast": 0.1, "slow": 2.0, "share": 0.2}}
+    engine = Engine(plan.load({"latency": shape}), 0.0)
+    delays = [engine.begin("chat", "chat", 1, 0.0).delay for _ in range(1000)]
+    assert set(delays) == {0.1, 2.0}
+    assert 150 < delays.count(2.0) < 250
+
+
+def test_plans_include_others(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("seed: 3\nlatency: {fixed: 1}\nfaults: [{fault: hang}]")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "include: [base.yaml, rate-limit]\nlatency: {fixed: 2}\nfaults: [{fault: stall}]"
+    )
+    whole = plan.load(mine)
+    assert [each.fault for each in whole.faults] == ["hang", "rate_limit", "stall"]
+    assert (whole.seed, whole.latency.fixed) == (7, 2)  # the bundled one came later
+    (tmp_path / "base.yaml").write_text("include: mine.yaml")
+    with pytest.raises(LabError, match="includes itself"):
+        plan.load(mine)
+    mine.write_text("include: [nothing.yaml]")
+    with pytest.raises(LabError, match=r"^no such plan: nothing.yaml"):
+        plan.load(mine)
 
 
 def test_a_fault_can_wait_for_the_load() -> None:
@@ -421,6 +485,110 @@ def test_port_in_use_is_one_line(running: lab.Lab) -> None:
     port = int(running.url.rpartition(":")[2])
     with pytest.raises(LabError, match=rf"^port {port} is already in use on 127\.0\.0\.1$"):
         lab.start(port=port)
+
+
+def test_a_door_is_shut_and_opened_again_while_control_stays(running: lab.Lab) -> None:
+    def reach(timeout: float = 0.5) -> type[Exception] | int:
+        try:
+            return httpx.get(f"{running.url}/healthz", trust_env=False, timeout=timeout).status_code
+        except httpx.TransportError as error:
+            return type(error)
+
+    with httpx.Client(base_url=running.url, trust_env=False) as kept:
+        assert kept.get("/healthz").status_code == 200
+        running.swap(rule("refuse"))
+        assert reach() is httpx.ConnectError
+        # A connection from before is gone with the door; it cannot be made again.
+        with pytest.raises(httpx.ConnectError):
+            kept.get("/healthz")
+    running.swap(rule("full_backlog"))
+    assert reach() is httpx.ConnectTimeout
+    running.swap(None)
+    assert reach() == 200
+    last, before = running.stats()["closings"][-1], running.stats()["closings"][-2]
+    assert [before["fault"], last["fault"]] == ["refuse", "full_backlog"]
+    assert last["seconds"] >= 0.5
+
+
+def test_a_door_can_be_shut_for_a_while() -> None:
+    with lab.start(rule("refuse", between=[0, 1])) as started:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{started.url}/healthz", trust_env=False)
+
+        def back() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.get(f"{started.url}/healthz", trust_env=False).status_code == 200
+            return False
+
+        assert until(back)
+        (closing,) = started.stats()["closings"]
+        assert 0.9 < closing["seconds"] < 3
+
+
+def test_the_proxy_forwards_to_this_machine_only(running: lab.Lab) -> None:
+    running.swap(None)
+    trusted = ssl.create_default_context(cafile=str(running.authority()))
+    with httpx.Client(proxy=running.proxy_url, verify=trusted) as client:
+        sent = client.post(f"{running.base_url}/chat/completions", json=ASK)
+        assert sent.json()["choices"][0]["message"]["content"]
+        assert client.get(f"{running.tls_url}/healthz").json() == {"ok": True}
+        refused = client.get("http://example.org/")
+        assert (refused.status_code, "loopback only" in refused.text) == (502, True)
+        running.swap(rule("error", status=407, on="proxy"))
+        asked = client.get(f"{running.url}/healthz")
+        assert (asked.status_code, "proxy-authenticate" in asked.headers) == (407, True)
+    paths = [entry["path"] for entry in running.log()][-5:]
+    assert paths.count("proxy") == 4
+
+
+def test_the_tls_door_has_a_chain_that_nobody_knows(running: lab.Lab) -> None:
+    with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+        httpx.get(f"{running.tls_url}/healthz", trust_env=False)
+    trusted = ssl.create_default_context(cafile=str(running.authority()))
+    answer = httpx.get(f"{running.tls_url}/healthz", trust_env=False, verify=trusted)
+    assert answer.status_code == 200
+
+
+def test_a_body_drips_and_stalls(running: lab.Lab, client: httpx.Client) -> None:
+    running.swap(rule("drip", seconds=0.5, pieces=5))
+    began = time.monotonic()
+    with client.stream("POST", "/v1/chat/completions", json=ASK) as response:
+        head = time.monotonic() - began
+        pieces = [piece for piece in response.iter_raw() if piece]
+    assert head < 0.4 < time.monotonic() - began
+    assert len(pieces) >= 4
+    assert json.loads(b"".join(pieces))["choices"]
+    running.swap(rule("stall"))
+    with client.stream("POST", "/v1/chat/completions", json=ASK, timeout=0.3) as response:
+        assert response.status_code == 200
+        with pytest.raises(httpx.ReadTimeout):
+            response.read()
+
+
+def test_figures_as_openmetrics(running: lab.Lab, client: httpx.Client) -> None:
+    running.swap(rule("error", status=503))
+    chat(client)
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    families = {family.name: family for family in openmetrics(answer.text)}
+    calls = {s.labels["group"]: s.value for s in families["lab_calls"].samples}
+    assert calls["chat"] == running.stats()["paths"]["chat"]["calls"]
+    assert any(s.labels == {"fault": "error"} for s in families["lab_faults"].samples)
+
+
+def test_it_takes_two_words_to_leave_this_machine() -> None:
+    assert check_host("127.0.0.1", exposed=False) == "127.0.0.1"
+    with pytest.raises(LabError, match=r"^--host 0\.0\.0\.0 lets anyone .* --expose"):
+        check_host("0.0.0.0", exposed=False)
+    assert check_host("0.0.0.0", exposed=True) == "0.0.0.0"
+    with pytest.raises(LabError, match="not an IP address"):
+        check_host("everywhere", exposed=True)
+
+
+def test_the_ceiling_is_measured() -> None:
+    found = measure(0.1, 8)
+    assert found.per_second > 500
+    assert 0 < found.p99_s < 1
 
 
 def test_it_listens_on_loopback_only(running: lab.Lab) -> None:

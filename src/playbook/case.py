@@ -141,9 +141,10 @@ class Case:
                     self.directory / "evidence.jsonl", "sweep", self.settings.deadline_s
                 )
         settings = {**asdict(self.settings), "env": sorted(self.settings.env), "inputs": "…"}
-        self._write("case.json", {"target": self.spec.text, "playbook": __version__, **settings})
+        self.write("case.json", {"target": self.spec.text, "playbook": __version__, **settings})
 
-    def _write(self, name: str, data: Any) -> None:
+    def write(self, name: str, data: Any) -> None:
+        """Keep `data` in the case as the JSON file `name`."""
         path = self.directory / name
         draft = path.with_suffix(path.suffix + ".part")
         draft.write_text(json.dumps(data, indent=1, default=str), encoding="utf-8")
@@ -160,7 +161,7 @@ class Case:
         """Note and store the result of a step."""
         self._steps[step] = value
         data = value.json() if isinstance(value, Verdict) else asdict(value)  # type: ignore[call-overload]
-        self._write(f"{step}.json", data)
+        self.write(f"{step}.json", data)
         return value
 
     # --- running ---------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .case import Case
 from .lab import start
+from .lab.ceiling import measure
 from .lab.drills import Drill, load
 
 
@@ -52,5 +54,7 @@ def drill(name: str, *, directory: str | Path | None = None, **options: Any) -> 
         lab.stop()
         raise
     case.drill = chosen
+    # So that whoever reads the case can tell a full lab from a failing one.
+    case.write("lab.json", {"ceiling": asdict(measure())})
     case.on_close(lab.stop)
     return case

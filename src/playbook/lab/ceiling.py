@@ -75,7 +75,7 @@ def measure(seconds: float = 0.4, connections: int = 64) -> Ceiling:
 
     Works inside a running event loop, too. Raises LabError if the lab does not start.
     """
-    from . import start
+    from . import LabError, start
 
     with start() as lab:
         found: list[Ceiling] = []
@@ -85,6 +85,8 @@ def measure(seconds: float = 0.4, connections: int = 64) -> Ceiling:
         )
         thread.start()
         thread.join()
+    if not found:
+        raise LabError("the lab's ceiling could not be measured: it did not answer")
     return found[0]
 
 
