@@ -28,8 +28,11 @@ notebooks: $(READY)
 open: $(READY)
 	$(BIN)/playbook open
 
-bench: $(READY) ## time to verdict of the bundled incident, and its parts
+bench: $(READY) ## time to verdict of the bundled incident; the lab beside others, its memory, its fidelity
 	$(BIN)/python benchmarks/time_to_verdict.py
+	$(BIN)/python benchmarks/lab_throughput.py
+	$(BIN)/python benchmarks/lab_memory.py
+	$(BIN)/python benchmarks/lab_fidelity.py
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "playbook needs Python 3.11, 3.12 or 3.13"; exit 2; }

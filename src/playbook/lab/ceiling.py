@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _BODY = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"How are you?"}]}'
-_ASK = (
+ASK = (
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: lab\r\ncontent-type: application/json\r\n"
     b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 )
@@ -46,7 +46,7 @@ class _Client(asyncio.Protocol):
 
     def _ask(self) -> None:
         self.sent = time.perf_counter()
-        self.transport.write(_ASK)
+        self.transport.write(ASK)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -73,20 +73,25 @@ class _Client(asyncio.Protocol):
 def measure(seconds: float = 0.4, connections: int = 64) -> Ceiling:
     """Drive a lab of its own, without a plan, for so many seconds.
 
-    Works inside a running event loop, too. Raises LabError if the lab does not start.
+    Raises LabError if the lab does not start.
     """
-    from . import LabError, start
+    from . import start
 
     with start() as lab:
-        found: list[Ceiling] = []
-        port = int(lab.url.rpartition(":")[2])
-        thread = threading.Thread(
-            target=lambda: found.append(_run(_drive(port, seconds, connections)))
-        )
-        thread.start()
-        thread.join()
+        return drive(lab.url, seconds, connections)
+
+
+def drive(url: str, seconds: float = 0.4, connections: int = 64) -> Ceiling:
+    """Ask the lab at `url` for plain completions, flat out; works inside a running loop, too."""
+    from . import LabError
+
+    found: list[Ceiling] = []
+    port = int(url.rpartition(":")[2])
+    thread = threading.Thread(target=lambda: found.append(_run(_drive(port, seconds, connections))))
+    thread.start()
+    thread.join()
     if not found:
-        raise LabError("the lab's ceiling could not be measured: it did not answer")
+        raise LabError(f"the lab at {url} did not answer")
     return found[0]
 
 

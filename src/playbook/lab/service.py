@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -80,7 +82,7 @@ class Call:
     status: int | None = None
     """None while it is open, and when no complete answer was sent."""
     seconds: float | None = None
-    timer: asyncio.TimerHandle | None = None
+    over: bool = False
 
     def entry(self) -> dict[str, Any]:
         return {
@@ -122,6 +124,10 @@ class Service:
         """Are the doors as the plan wants them at its beginning?"""
         self.certificate = b""
         """PEM of the authority that signed the TLS door's certificate."""
+        self._due: list[tuple[float, int, Call, Callable[[], None]]] = []
+        self._pushed = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self.writes = Writes()
         self.swap(chosen)
 
@@ -197,9 +203,7 @@ class Service:
         if isinstance(decision.rule, Hang):
             return
         if decision.delay > 0:
-            call.timer = self._loop.call_later(
-                decision.delay, self._answer, connection, request, call
-            )
+            self._later(decision.delay, call, partial(self._answer, connection, request, call))
         else:
             self._answer(connection, request, call)
 
@@ -253,9 +257,36 @@ class Service:
                 connection.reply(pieces[0])
                 return
             connection.send(pieces.pop(0))
-            call.timer = self._loop.call_later(gap, send)
+            self._later(gap, call, send)
 
-        call.timer = self._loop.call_later(gap, send)
+        self._later(gap, call, send)
+
+    def _later(self, seconds: float, call: Call, act: Callable[[], None]) -> None:
+        """Do the next thing for a call, unless it is over by then.
+
+        A heap with one timer of the loop: a timer for each call would cost a third of
+        what the lab can serve.
+        """
+        due = time.monotonic() + seconds
+        self._pushed += 1
+        heapq.heappush(self._due, (due, self._pushed, call, act))
+        if self._timer is None or due < self._timer_due:
+            self._wind(seconds, due)
+
+    def _wind(self, seconds: float, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_due = self._loop.call_later(seconds, self._tick), due
+
+    def _tick(self) -> None:
+        self._timer = None
+        heap, now = self._due, time.monotonic()
+        while heap and heap[0][0] <= now:
+            _, _, call, act = heapq.heappop(heap)
+            if not call.over:
+                act()
+        if heap:
+            self._wind(max(0.0, heap[0][0] - time.monotonic()), heap[0][0])
 
     def _cut(
         self, connection: Connection, rule: Reset | Stall | BadBody, call: Call, data: bytes
@@ -275,13 +306,11 @@ class Service:
             self.leave(call, None)
             connection.reset()
 
-        call.timer = self._loop.call_later(_HALF_FIRST, tear)
+        self._later(_HALF_FIRST, call, tear)
 
     def leave(self, call: Call, status: int | None) -> None:
         """The call is over; None where no complete answer was sent."""
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None  # it holds the request, and the log must not
+        call.over = True
         call.status = status
         call.seconds = time.monotonic() - call.began
         self._total.in_flight -= 1

@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, serve: Callable[[Connection, Request], None]) -> None:
         self._serve = serve
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._queue: deque[tuple[Request, bool]] = deque()
         self._busy = False
         self._closing = False
@@ -112,6 +112,7 @@ class Connection(asyncio.Protocol):
             gone()
         if self.on_lost:
             self.on_lost(self)
+        self._parser = self.on_lost = None  # the parser holds us: a cycle
 
     # -- httptools
 
