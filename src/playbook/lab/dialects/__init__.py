@@ -75,3 +75,8 @@ class Dialect:
 def tokens(size: int) -> int:
     """Tokens of so many bytes."""
     return max(1, size // 4)
+
+
+def pieces(text: str, size: int = 24) -> list[str]:
+    """A text in the parts that a stream sends."""
+    return [text[i : i + size] for i in range(0, len(text), size)]

@@ -8,7 +8,7 @@ import orjson
 
 from ..engine import Limited
 from ..scripted import Said
-from . import Ask, Dialect, Problem, Refusal, Turn
+from . import Ask, Dialect, Problem, Refusal, Turn, pieces
 
 _DONE = b"data: [DONE]\n\n"
 
@@ -71,7 +71,7 @@ def _events(turn: Turn) -> list[bytes]:
         for part in (said.arguments[:half], said.arguments[half:]):
             deltas.append({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
     else:
-        deltas += [{"content": part} for part in _pieces(said.text)]
+        deltas += [{"content": part} for part in pieces(said.text)]
     events = []
     for delta in deltas:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
@@ -178,10 +178,6 @@ def _usage(size: int, said: Said) -> dict[str, int]:
         "completion_tokens": written,
         "total_tokens": prompt + written,
     }
-
-
-def _pieces(text: str, size: int = 24) -> list[str]:
-    return [text[i : i + size] for i in range(0, len(text), size)]
 
 
 CHAT = Dialect(_read, _whole, _events, problem, wording, limited, rates)
