@@ -1,16 +1,15 @@
-"""Does each drill show its symptom? One short sweep of each, with the lab's own word for it.
+"""Does each drill show its symptom? One short sweep of each.
 
     python benchmarks/drill_symptoms.py [DRILL ...]
 
-What is printed are facts, no verdict: failures and times at each concurrency, the fault
-classes that came out, and the faults that the lab injected.
+What is printed are facts, no verdict: at each concurrency the failures by class, the
+requests that ended well with a failure inside, and the times.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -31,18 +30,13 @@ def main(names: list[str]) -> None:
             except Exception as error:
                 console.print(f"[b]{name}[/] ({case.drill.reveal()}): {error!r}")
                 continue
-            levels = ", ".join(
-                f"{each.failures}/{each.attempts} at {each.concurrency} "
-                f"({each.p50_s or 0:.1f} s, p95 {each.p95_s or 0:.1f} s)"
+            told = "; ".join(
+                f"{each.failures}/{each.attempts} failed at {each.concurrency} "
+                f"({each.masked} masked, p50 {each.p50_s:.1f} s, p95 {each.p95_s:.1f} s) "
+                f"{dict(each.faults) or ''}"
                 for each in sweep.levels
             )
-            faults = Counter(
-                outcome.fault.kind
-                for run in case.runs
-                for outcome in run.outcomes
-                if outcome.fault is not None
-            )
-            console.print(f"[b]{name}[/] ({case.drill.reveal()}): {levels}; {dict(faults)}")
+            console.print(f"[b]{name}[/] ({case.drill.reveal()}): {told}")
 
 
 if __name__ == "__main__":
