@@ -6,7 +6,8 @@ from pathlib import Path
 import requests
 import yaml
 from crewai import LLM, Agent, Crew, Task
-from crewai.events import BaseEventListener, CrewAIEventsBus, LLMCallCompletedEvent
+from crewai.events import BaseEventListener, LLMCallCompletedEvent
+from crewai.events.event_bus import CrewAIEventsBus
 
 CONFIG = Path(__file__).parent / "config"
 AGENTS = yaml.safe_load((CONFIG / "agents.yaml").read_text())

@@ -1,0 +1,18 @@
+"""Policy desk: explain a policy."""
+
+from pathlib import Path
+
+import yaml
+from crewai import LLM, Agent, Crew, Task
+
+CONFIG = Path(__file__).parent / "config"
+AGENTS = yaml.safe_load((CONFIG / "agents.yaml").read_text())
+TASKS = yaml.safe_load((CONFIG / "tasks.yaml").read_text())
+
+llm = LLM(model="gpt-4o-mini", timeout=2, max_retries=0)
+
+
+def build_crew(inputs: dict) -> Crew:
+    clerk = Agent(config=AGENTS["clerk"], llm=llm, max_retry_limit=0)
+    explain = Task(config=TASKS["explain"], agent=clerk)
+    return Crew(agents=[clerk], tasks=[explain])

@@ -1,0 +1,18 @@
+"""Museum guide: one object, one story."""
+
+from pathlib import Path
+
+import yaml
+from crewai import LLM, Agent, Crew, Task
+
+CONFIG = Path(__file__).parent / "config"
+AGENTS = yaml.safe_load((CONFIG / "agents.yaml").read_text())
+TASKS = yaml.safe_load((CONFIG / "tasks.yaml").read_text())
+
+llm = LLM(model="gpt-4o-mini", timeout=20, max_retries=0)
+
+
+def build_crew(inputs: dict) -> Crew:
+    guide = Agent(config=AGENTS["guide"], llm=llm, max_retry_limit=0)
+    story = Task(config=TASKS["story"], agent=guide)
+    return Crew(agents=[guide], tasks=[story])
