@@ -17,6 +17,18 @@ TARGETS = Path(__file__).parent / "targets"
 NAMES = drills.names()
 
 
+HARDER = {
+    "garden-centre": "a 429 of the embeddings that looks like a failing memory",
+    "hotel-desk": "two causes at once",
+    "law-digest": "a 429 whose words are taken for a context overflow",
+    "noisy-desk": "healthy, and looks ill",
+    "quiet-failures": "masked by retries",
+    "slow-archive": "the obvious suspect is innocent",
+    "tax-season": "a queue of the target's own that looks like a slow provider",
+    "ticket-rush": "only at 50",
+}
+
+
 def test_the_drills_that_others_rely_on_are_there() -> None:
     assert {
         "healthy",
@@ -27,6 +39,13 @@ def test_the_drills_that_others_rely_on_are_there() -> None:
         "shared-state",
         "tool-slow",
     } <= set(NAMES)
+
+
+def test_there_is_a_drill_for_every_cause_and_the_harder_ones_beside() -> None:
+    easy = [name for name in NAMES if name not in HARDER]
+    answers = {each for name in easy for each in drills.load(name).reveal().split(",")}
+    assert answers == {"healthy", *causes()}
+    assert set(HARDER) <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

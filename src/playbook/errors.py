@@ -281,6 +281,8 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         ("execution-timeout", r"increasing max_execution_time|max_execution_time .{0,40}exceeded"),
         ("guardrail", r"Task failed .{0,80}guardrail|guardrail .{0,40}validation (?:failed|after)"),
         ("max-iterations", r"max(?:imum)?[ _]?iter(?:ation)?s? (?:limit )?(?:reached|exceeded)"),
+        # CrewAI 1.15.30 ends a loop of equal tool calls by itself (agent_utils.py:1952).
+        ("max-iterations", r"with the same arguments \d+ times and got the same result"),
         (
             "event-loop-closed",
             r"Event loop is closed|bound to a different event loop|attached to a different loop",
@@ -417,6 +419,12 @@ _DESPITE_TYPE: Sequence[tuple[str, frozenset[str], re.Pattern[str]]] = [
         "bad-response",
         frozenset({"SyntaxError"}),
         re.compile(r"JSON|Unexpected (?:token|end)", re.IGNORECASE),
+    ),
+    (
+        # CrewAI 1.15.30 ends a loop of equal tool calls by itself (agent_utils.py:1952)
+        "max-iterations",
+        frozenset({"ToolExecutionFailedError"}),
+        re.compile(r"with the same arguments \d+ times and got the same result"),
     ),
     ("connection-error", frozenset({"TypeError"}), re.compile(r"fetch failed|NetworkError")),
     ("truncated", frozenset({"TypeError"}), re.compile(r"^terminated")),

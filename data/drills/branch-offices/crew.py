@@ -15,8 +15,8 @@ TASKS = yaml.safe_load((CONFIG / "tasks.yaml").read_text())
 client = httpx.Client(
     base_url=os.environ["OPENAI_BASE_URL"],
     headers={"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"},
-    limits=httpx.Limits(max_connections=3),
-    timeout=httpx.Timeout(20, pool=1.2),
+    limits=httpx.Limits(max_connections=2),
+    timeout=httpx.Timeout(20, pool=0.5),
 )
 
 

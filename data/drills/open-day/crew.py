@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from crewai import LLM, Agent, Crew, Task
 
-OPEN_FILES = 160
+OPEN_FILES = 110
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, hard))
