@@ -326,12 +326,39 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """The longest that one layer of a request may take with the settings as they are."""
+
+    layer: Literal["call", "tool", "agent", "task", "crew", "request"]
+    name: str
+    seconds: float | None
+    """None: without bound."""
+    how: str
+    """What it is made of: the layer below, and who tries again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget(Shown):
+    """The nested budgets of one request, from one attempt of a call up to the whole."""
+
+    layers: tuple[Layer, ...] = ()
+    deadline_s: float | None = None
+    """The platform's deadline they are held against; None where none was named."""
+
+    @property
+    def seconds(self) -> float | None:
+        """The outermost budget; None without bound, or where nothing is known."""
+        return self.layers[-1].seconds if self.layers else None
+
+
+@dataclass(frozen=True, slots=True)
 class Audit(Shown):
     settings: tuple[Setting, ...] = ()
     calls_worst: int = 0
     """The most provider calls one model call can become when every retry layer is used."""
     seconds_worst: float | None = None
     """The longest one request can take with the configured timeouts; None: without bound."""
+    budget: Budget = field(default_factory=Budget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,19 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from . import show
-from .model import Ladder, Level, Outcome, Rung, Span, Sweep
+from .model import Budget, Ladder, Level, Outcome, Rung, Span, Sweep
 
-__all__ = ["Picture", "burst", "failures", "ladder", "png", "svg", "timeline", "waterfall"]
+__all__ = [
+    "Picture",
+    "budgets",
+    "burst",
+    "failures",
+    "ladder",
+    "png",
+    "svg",
+    "timeline",
+    "waterfall",
+]
 
 COLOURS = {
     "ink": "#1f2328",
@@ -518,3 +528,55 @@ def _nested(spans: Sequence[Span]) -> list[tuple[Span, int]]:
         rows.append((span, depth))
         stack += [(child, depth + 1) for child in reversed(children.get(span.id, []))]
     return rows
+
+
+_LAYER = {"call": "first", "tool": "warn"}
+"""The colour of a layer; those that only hold others are paler, as they are made of these."""
+
+
+def budgets(budget: Budget) -> Picture:
+    """The longest each layer may take, the innermost first, against the deadline.
+
+    A layer without bound is an arrow over the whole width; one that outlasts the
+    deadline ends in a cross.
+    """
+    layers, deadline = budget.layers, budget.deadline_s
+    over = [it for it in layers if it.seconds is None or (deadline and it.seconds > deadline)]
+    if not layers:
+        label = "No budget is known"
+    elif not deadline:
+        label = "The longest each layer may take"
+    elif over:
+        label = f"Outlasts the deadline of {deadline:g} s: {over[0].name}"
+    else:
+        label = f"All layers end within the deadline of {deadline:g} s"
+    figure = _figure(7.2, 0.9 + 0.33 * max(len(layers), 2), label)
+    axes = figure.subplots()
+    _quiet(axes, label, grid="x")
+    known = [it.seconds for it in layers if it.seconds is not None]
+    top = max([*known, deadline or 0.0, 0.001])
+    _ticks(axes, "y", range(len(layers)), [f"{it.layer}: {it.name}" for it in layers])
+    axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
+    axes.set_ylim(len(layers) - 0.4, -0.6)
+    axes.set_xlim(0, top * 1.25)
+    _clock(axes, "x", top)
+    axes.spines["left"].set_visible(False)
+    for y, it in enumerate(layers):
+        colour = COLOURS[_LAYER.get(it.layer, "second")]
+        if it.seconds is None:
+            axes.annotate(
+                "",
+                (top * 1.03, y),
+                xytext=(0, y),
+                arrowprops={"arrowstyle": "->", "color": COLOURS["bad"], "linewidth": 2},
+            )
+            _words(axes, top * 1.03, y, "without bound", xytext=(6, -3), color=COLOURS["bad"])
+            continue
+        axes.barh(y, it.seconds, height=0.55, color=colour, alpha=0.55)
+        _words(axes, it.seconds, y, show.seconds(it.seconds), xytext=(8, -3))
+        if it in over:
+            _cross(axes, [it.seconds], [y])
+    if deadline:
+        axes.axvline(deadline, color=COLOURS["bad"], linewidth=1, linestyle=":")
+        _words(axes, deadline, -0.6, "deadline", xytext=(3, -9), color=COLOURS["bad"])
+    return figure

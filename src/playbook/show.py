@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from .errors import redact
 from .model import (
     Audit,
+    Budget,
     Comparison,
     Count,
     Ladder,
+    Layer,
     Level,
     Proof,
     Reduction,
@@ -90,6 +92,8 @@ class Sheet:
     rows: tuple[Row, ...] = ()
     remarks: tuple[str, ...] = ()
     """Lines below the table; they vary."""
+    below: Sheet | None = None
+    """Another sheet that belongs to this one."""
 
 
 # Numbers as words -----------------------------------------------------------------
@@ -319,6 +323,12 @@ _SEVERITY: dict[str, tuple[int, str, Tone]] = {
 
 def _audit(audit: Audit) -> Sheet:
     worst = audit.seconds_worst
+    if not audit.calls_worst:
+        bound = "was not found"
+    elif worst is None:
+        bound = "has no bound on its time: some call has no timeout"
+    else:
+        bound = f"takes at the worst {seconds(worst)} with the timeouts and retries as they are"
     facts = (
         Fact(
             "one model call",
@@ -326,12 +336,7 @@ def _audit(audit: Audit) -> Sheet:
             if audit.calls_worst
             else "was not found",
         ),
-        Fact(
-            "one request",
-            "has no bound on its time: some call has no timeout"
-            if worst is None
-            else f"takes at the worst {seconds(worst)} with the timeouts and retries as they are",
-        ),
+        Fact("one request", bound),
     )
     columns = (
         Column("severity", whole=True),
@@ -355,7 +360,39 @@ def _audit(audit: Audit) -> Sheet:
         )
         for setting in sorted(audit.settings, key=lambda item: _SEVERITY[item.severity][0])
     )
-    return Sheet(facts, columns, rows)
+    return Sheet(facts, columns, rows, below=_budget(audit.budget) if audit.budget.layers else None)
+
+
+def _budget(budget: Budget) -> Sheet:
+    """Each layer's longest time under the one that contains it."""
+    deadline = budget.deadline_s
+    over = next(
+        (it for it in budget.layers if deadline and it.seconds and it.seconds > deadline), None
+    )
+    if deadline is None:
+        fact = Fact("nested budgets", "no deadline was named to hold them against")
+    elif over:
+        fact = Fact(
+            "nested budgets",
+            f"outlast the deadline of {deadline:g} s from {over.name} on",
+            tone="bad",
+        )
+    elif budget.seconds is None:
+        fact = Fact("nested budgets", "have no bound: some call has no timeout", tone="bad")
+    else:
+        fact = Fact("nested budgets", f"all within the deadline of {deadline:g} s", tone="good")
+    columns = (
+        Column("layer", whole=True),
+        Column("of"),
+        Column("at most", number=True),
+        Column("made of"),
+    )
+    rows = tuple(
+        Row((it.layer, it.name, seconds(math.inf if it.seconds is None else it.seconds), it.how),
+            "bad" if it.seconds is None or (deadline and it.seconds > deadline) else "")
+        for it in budget.layers
+    )  # fmt: skip
+    return Sheet((fact,), columns, rows)
 
 
 _ANSWER: dict[str, Tone] = {"fixed": "good", "not fixed": "bad", "undecided": "warn"}
@@ -470,6 +507,7 @@ _KINDS: dict[type, _Kind] = {
     Reduction: _Kind(_reduction, Trial, lambda it: it.trials),
     Reintroduction: _Kind(_reintroduction, Trial, lambda it: it.trials),
     Audit: _Kind(_audit, Setting, lambda it: it.settings),
+    Budget: _Kind(_budget, Layer, lambda it: it.layers),
     Comparison: _Kind(_comparison, Count, lambda it: (it.before, it.after)),
     Verdict: _Kind(_verdict, Suspect, lambda it: it.ranked),
 }
@@ -579,7 +617,8 @@ def text(obj: object, width: int | None = None) -> str:
         console.print()
         for remark in it.remarks:
             console.print(Text(clean(remark)), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    whole = "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    return f"{whole}\n\n{text(it.below, width)}" if it.below else whole
 
 
 # Inline styles and no colour of text: the output is read in light and dark themes
@@ -613,6 +652,8 @@ def html(obj: object) -> str:
     parts.append(
         f"<div class=v>{remarks}</div></div>"
     )  # always there, so that nbval sees no change
+    if it.below:
+        parts.append(html(it.below))
     return "\n".join(parts)
 
 

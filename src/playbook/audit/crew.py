@@ -1,0 +1,463 @@
+"""The settings of a crew that was caught at its kickoff: agents, tools, memory, what is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .. import canary, inject
+from . import clients, source
+from .items import Item, built_at, item, where
+
+DEFAULT_ITERATIONS = 25
+"""CrewAI's own `max_iter`."""
+
+
+def read(
+    crew: Any, concurrency: int, *, served_async: bool = False, first: bool = False
+) -> list[Item]:
+    """Every LLM, agent, tool and the memory of one crew, and its numbers for the budget.
+
+    `served_async`: the crew runs by `akickoff` on a server's loop. `first`: a handler
+    started it, and may have more to do.
+    """
+    items: list[Item] = []
+    seen: set[int] = set()
+    for agent in inject.agents_of(crew):
+        for llm in (getattr(agent, "llm", None), getattr(agent, "function_calling_llm", None)):
+            if llm is not None and not isinstance(llm, str) and id(llm) not in seen:
+                seen.add(id(llm))
+                items += model(llm, concurrency)
+        items += _agent(agent, served_async)
+    for tool in inject.tools_of(crew):
+        items += _tool(tool, concurrency)
+    items += _pace(crew) + _memory(crew)
+    plans = [_plan(task, name, crew) for task, name in _named(crew)]
+    return [*items, _tasks(crew, plans, first)]
+
+
+def _named(crew: Any) -> list[tuple[Any, str]]:
+    return list(zip(crew.tasks, inject.task_names(crew), strict=True))
+
+
+def _tasks(crew: Any, plans: list[dict[str, Any]], first: bool) -> Item:
+    agents = len(inject.agents_of(crew))
+    value = f"{len(plans)} of {agents} agent{'s' if agents > 1 else ''}"
+    return item(
+        "ok", f"crew {inject.label(crew.name)}: tasks", value, "crew", tasks=plans, first=first
+    )
+
+
+# --- models ----------------------------------------------------------------------------------
+
+
+def model(llm: Any, concurrency: int) -> list[Item]:
+    """An LLM of CrewAI's, or a class of the user's whose source is read in its place."""
+    items = clients.read(llm, concurrency)
+    if items:
+        return items
+    name = f"LLM {getattr(llm, 'model', type(llm).__name__)}"
+    return _calls(name, source.read(type(llm).call, llm), concurrency, "no-timeout")
+
+
+def _model_budget(llm: Any) -> dict[str, Any]:
+    """The numbers of one model call: read timeout, attempts when it fails and when it is slow."""
+    known = clients.limits(llm)
+    if known is not None:
+        return {
+            "read_s": known.read_s,
+            "tries": known.tries,
+            "slow_tries": known.slow_tries,
+            "known": True,
+        }
+    seconds, known_all = _sum(source.read(type(llm).call, llm).calls) if llm else (0.0, False)
+    return {"read_s": seconds, "tries": 1, "slow_tries": 1, "known": known_all}
+
+
+def _calls(name: str, reading: source.Reading, concurrency: int, cause: str) -> list[Item]:
+    """What is wrong with the outbound calls in a source."""
+    items = []
+    for call in reading.calls:
+        what = f"{name}: {call.name}(…)"
+        if call.seconds is None:
+            items.append(
+                item("danger", what, "no timeout", call.place, "say timeout=… in the call", cause)
+            )
+        elif call.default:
+            long = call.seconds >= clients.LONG_S
+            items.append(
+                item(
+                    "warning" if long else "note" if "default" in call.default else "ok",
+                    what,
+                    f"timeout of {call.seconds:g} s ({call.default})",
+                    call.place,
+                    "say timeout=… in the call" if long else "",
+                    cause if long else "",
+                )
+            )
+        else:
+            value = f"timeout of {call.seconds:g} s" if call.known else "a timeout, not readable"
+            items.append(item("ok", what, value, call.place))
+        if call.pool is not None and call.pool < concurrency:
+            items.append(
+                item(
+                    "warning",
+                    f"{name}: connection pool",
+                    f"{call.pool} connections for {concurrency} requests at once",
+                    call.place,
+                    "the others wait for a free one: a larger pool, or a limit below it",
+                    "connection-pool-exhausted",
+                )
+            )
+    return items
+
+
+def _sum(calls: Sequence[source.Call]) -> tuple[float | None, bool]:
+    """The longest that these calls take one after the other (s), and whether all are known."""
+    if any(call.seconds is None for call in calls):
+        return None, True
+    return sum(call.seconds or 0.0 for call in calls), all(call.known for call in calls)
+
+
+# --- agents ----------------------------------------------------------------------------------
+
+
+def _agent(agent: Any, served_async: bool) -> list[Item]:
+    name = f"agent {inject.label(agent.role)}"
+    place = built_at(agent, "agent")
+    tries = int(getattr(agent, "max_retry_limit", 0) or 0) + 1
+    steps = int(getattr(agent, "max_iter", DEFAULT_ITERATIONS) or DEFAULT_ITERATIONS)
+    bound = getattr(agent, "max_execution_time", None)
+    rpm = getattr(agent, "max_rpm", None)
+    items = [
+        item(
+            "ok",
+            f"{name}: limits",
+            f"max_iter {steps}, max_retry_limit {tries - 1}, "
+            f"max_rpm {rpm or 'none'}, max_execution_time {f'{bound} s' if bound else 'none'}",
+            place,
+        )
+    ]
+    if steps > DEFAULT_ITERATIONS:
+        items.append(
+            item(
+                "note",
+                f"{name}: max_iter",
+                steps,
+                place,
+                f"an agent that goes in circles makes {steps} model calls before it stops",
+                "agent-loop",
+            )
+        )
+    budget = _model_budget(getattr(agent, "llm", None))
+    call = _times(budget["read_s"], budget["slow_tries"])
+    if bound and (call is None or call > bound):
+        items.append(
+            item(
+                "warning",
+                f"{name}: max_execution_time",
+                f"{bound} s",
+                place,
+                "does not stop a call that runs, and one may take "
+                + (f"{call:g} s" if call is not None else "any time")
+                + "; only a timeout on the call does",
+                "deadline-not-enforced",
+            )
+        )
+    if getattr(agent, "respect_context_window", True) is False:
+        items.append(
+            item(
+                "danger" if served_async else "warning",
+                f"{name}: respect_context_window",
+                "False",
+                place,
+                "a prompt that is too long raises SystemExit, which `except Exception` does not "
+                "catch"
+                + (" and which ends an async server" if served_async else "")
+                + ": catch it around the kickoff, trim the context",
+                "worker-exit",
+            )
+        )
+    elif _counted(agent):
+        items.append(
+            item(
+                "note",
+                f"{name}: token counts",
+                "a call before each model call"
+                + (" and after each tool result" if _after_tools(agent) else ""),
+                place,
+                "they count against the rate limit and show only on the wire; "
+                "respect_context_window=False and use_better_compaction=False turn them off, "
+                "and then a long prompt raises SystemExit",
+                "hidden-preflight",
+            )
+        )
+    return items
+
+
+def _counted(agent: Any) -> bool:
+    llm = getattr(agent, "llm", None)
+    return (
+        llm is not None
+        and getattr(agent, "respect_context_window", False)
+        and clients.counts_tokens(llm)
+    )
+
+
+def _after_tools(agent: Any) -> bool:
+    return bool(getattr(agent, "tools", None) and getattr(agent, "use_better_compaction", False))
+
+
+def _times(seconds: float | None, number: int) -> float | None:
+    return None if seconds is None else seconds * number
+
+
+def _pace(crew: Any) -> list[Item]:
+    """`max_rpm`, which holds for one crew object and sleeps for a whole minute."""
+    items = []
+    calls = sum(2 if _tools(task) else 1 for task in crew.tasks)
+    if crew.max_rpm:
+        sure = calls > crew.max_rpm
+        items.append(
+            item(
+                "warning" if sure else "note",
+                "crew: max_rpm",
+                crew.max_rpm,
+                "crew",
+                (f"a run makes at least {calls} model calls, so it sleeps 60 s; " if sure else "")
+                + "each crew object counts for itself, so it limits no service: "
+                "use a limiter that all requests share",
+                "max-rpm-wait",
+            )
+        )
+    return items
+
+
+# --- tools -----------------------------------------------------------------------------------
+
+
+def _tools(task: Any) -> list[Any]:
+    return list(getattr(task, "tools", None) or getattr(task.agent, "tools", None) or [])
+
+
+def reading_of(tool: Any) -> source.Reading:
+    """The source of a tool: of its function, or of its `_run`."""
+    function = getattr(tool, "func", None)
+    if function is not None:
+        return source.read(function)
+    return source.read(type(tool)._run, tool)
+
+
+def _tool(tool: Any, concurrency: int) -> list[Item]:
+    name = f"tool {inject.label(tool.name)}"
+    return _calls(name, reading_of(tool), concurrency, "tool-no-timeout")
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+def _memory(crew: Any) -> list[Item]:
+    memory = getattr(crew, "_memory", None) or getattr(crew, "memory", None)
+    if not memory:
+        return []
+    timeout, tries, name = _embedder(memory)
+    value = f"on; embeddings by {name}" if name else "on"
+    if tries:
+        value += f", timeout {'none' if timeout is None else f'{timeout:g} s'} × {tries} tries"
+    items = [
+        item(
+            "warning",
+            "memory",
+            value,
+            "crew",
+            "a request waits for its embeddings and the model calls around them, and CrewAI has "
+            "no setting for their timeout: pass an embedder with one, or remember outside the run",
+            "memory-slow",
+        )
+    ]
+    storage = getattr(memory, "storage", None)
+    if storage == "lancedb":
+        items.append(
+            item(
+                "note",
+                "memory: store",
+                "files of this machine",
+                "crew",
+                "writers of one store wait for each other and may conflict; "
+                "a server's store does not",
+                "memory-error",
+            )
+        )
+    return items
+
+
+def _embedder(memory: Any) -> tuple[float | None, int, str]:
+    """Timeout (s), attempts (0: not known) and name of the memory's embedder; sends nothing."""
+    try:
+        embedder = memory._embedder
+    except Exception:  # no key or no package: the target's own errors will tell
+        return None, 0, ""
+    client = getattr(embedder, "client", None) or getattr(embedder, "_client", None)
+    name = str(getattr(embedder, "model_name", "") or type(embedder).__name__)
+    timeout = getattr(client, "timeout", source.UNKNOWN)
+    if timeout is source.UNKNOWN:
+        return None, 0, name
+    read = getattr(timeout, "read", timeout)
+    return read, int(getattr(client, "max_retries", 0) or 0) + 1, name
+
+
+# --- the budget ------------------------------------------------------------------------------
+
+
+def _plan(task: Any, name: str, crew: Any) -> dict[str, Any]:
+    """One task as numbers: its model call, its tools, and who tries again."""
+    agent = task.agent or getattr(crew, "manager_agent", None)
+    llm = getattr(agent, "llm", None)
+    runs = []
+    for tool in _tools(task):
+        seconds, known = _sum(reading_of(tool).calls)
+        runs.append({"name": inject.label(tool.name), "seconds": seconds, "known": known})
+    guarded = bool(getattr(task, "guardrail", None) or getattr(task, "guardrails", None))
+    # CrewAI does not try again what litellm raises.
+    litellm = type(llm).__module__ == "crewai.llm"
+    return {
+        "task": name,
+        "agent": inject.label(getattr(agent, "role", "")),
+        "model": str(getattr(llm, "model", "")),
+        **_model_budget(llm),
+        "tools": runs,
+        "agent_tries": 1 if litellm else int(getattr(agent, "max_retry_limit", 0) or 0) + 1,
+        "task_tries": int(getattr(task, "guardrail_max_retries", 0) or 0) + 1 if guarded else 1,
+        "max_iter": int(getattr(agent, "max_iter", 0) or DEFAULT_ITERATIONS),
+        "together": bool(task.async_execution),
+    }
+
+
+# --- what two requests share -----------------------------------------------------------------
+
+
+def shared(
+    first: Sequence[Any], second: Sequence[Any], tokens: Sequence[str], before: dict[int, str]
+) -> list[Item]:
+    """Objects that the target uses for two requests.
+
+    `tokens` are the canaries of the two, `before` what each tool held before the second.
+    """
+    again = _things(second)
+    items = []
+    for key, (kind, name, thing) in _things(first).items():
+        if key not in again:
+            continue
+        what = f"{kind} {name}: shared"
+        if kind != "tool":
+            items.append(
+                item(
+                    "danger",
+                    what,
+                    "one instance for all requests",
+                    built_at(thing, kind),
+                    f"make a new {kind} for each request; share only the LLM",
+                    "shared-mutable-state",
+                )
+            )
+            if kind == "agent" and getattr(thing, "max_rpm", None):
+                items.append(
+                    item(
+                        "warning",
+                        f"agent {name}: max_rpm",
+                        thing.max_rpm,
+                        built_at(thing, kind),
+                        "after its first task the count of an agent is never reset: "
+                        "every further call sleeps 60 s; put max_rpm on the crew",
+                        "max-rpm-wait",
+                    )
+                )
+        elif overwritten(before.get(key, ""), held_by(thing), tokens):
+            items.append(
+                item(
+                    "danger",
+                    what,
+                    "holds the data of one request, for all of them",
+                    built_at(thing, where(type(thing))),
+                    "make a new tool for each request, or pass the data as an argument",
+                    "shared-mutable-state",
+                )
+            )
+        else:
+            items.append(
+                item(
+                    "note",
+                    what,
+                    "one instance for all requests",
+                    built_at(thing, where(type(thing))),
+                    "harmless only while it keeps nothing between calls",
+                    "shared-mutable-state",
+                )
+            )
+    return items + _models_each_time(first, second)
+
+
+def _things(crews: Sequence[Any]) -> dict[int, tuple[str, str, Any]]:
+    found: dict[int, tuple[str, str, Any]] = {}
+    for crew in crews:
+        found[id(crew)] = ("crew", inject.label(crew.name), crew)
+        found |= {id(a): ("agent", inject.label(a.role), a) for a in inject.agents_of(crew)}
+        found |= {id(task): ("task", name, task) for task, name in _named(crew)}
+        found |= {id(t): ("tool", inject.label(t.name), t) for t in inject.tools_of(crew)}
+    return found
+
+
+def _models_each_time(first: Sequence[Any], second: Sequence[Any]) -> list[Item]:
+    """LLMs that are made for each request: two TLS contexts each, and no connection kept."""
+
+    def models(crews: Sequence[Any]) -> dict[int, Any]:
+        llms = [getattr(a, "llm", None) for crew in crews for a in inject.agents_of(crew)]
+        # A copied LLM shares its client; one that holds no client costs nothing to make.
+        held = [(clients.client_of(llm), llm) for llm in llms if llm is not None]
+        return {id(client): llm for client, llm in held if client is not None}
+
+    kept = models(second)
+    fresh = [llm for key, llm in models(first).items() if key not in kept]
+    # Where the second request was not reached nothing is known.
+    if not fresh or not kept:
+        return []
+    names = ", ".join(dict.fromkeys(str(getattr(llm, "model", "?")) for llm in fresh))
+    return [
+        item(
+            "warning",
+            f"LLM {names}: made for each request",
+            f"{len(fresh)} a request",
+            "LLM",
+            "each costs CPU for its TLS contexts, and its connections stay open until the "
+            "garbage collector comes: make one LLM and share it",
+            "resource-leak",
+        )
+    ]
+
+
+def overwritten(before: str, after: str, tokens: Sequence[str]) -> bool:
+    """Whether the first request's canary gave way to that of the second."""
+    return tokens[0] in before and tokens[1] in after and tokens[0] not in after
+
+
+def held_by(thing: Any) -> str:
+    """The plain values that an object holds, as text in which a canary can be looked for."""
+    held = {
+        **getattr(thing, "__dict__", {}),
+        **(getattr(thing, "__pydantic_private__", None) or {}),
+    }
+    texts: list[str] = []
+    _texts([value for name, value in held.items() if not name.startswith("description")], texts, 0)
+    return " ".join(texts)
+
+
+def _texts(value: Any, texts: list[str], depth: int) -> None:
+    if isinstance(value, str):
+        texts.append(value)
+    if isinstance(value, canary.Wanted):
+        texts.append(value.token)
+    if depth < 4:
+        inner = value.values() if isinstance(value, dict) else value
+        if isinstance(inner, list | tuple | set) or isinstance(value, dict):
+            for part in list(inner):
+                _texts(part, texts, depth + 1)
