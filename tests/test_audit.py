@@ -402,6 +402,17 @@ def test_a_default_of_five_minutes_is_told(app: Read) -> None:
     assert alarms(found) == {"tool look up: s.get(…)": ("warning", "tool-no-timeout")}
 
 
+def test_a_librarys_tool_is_read_with_its_own_helpers(app: Read) -> None:
+    source = """
+    os.environ["SERPER_API_KEY"] = "k"
+    from crewai_tools import SerperDevTool
+    def target(inputs): return crew(tools=[SerperDevTool()])
+    """
+    found = app(source)
+    assert one(found, "requests.post").value == "timeout of 10 s"
+    assert found.seconds_worst == (2 * 40 + 10) * 3
+
+
 # --- what requests share ---------------------------------------------------------------------
 
 
@@ -606,6 +617,47 @@ def test_an_async_client_on_loops_of_its_own_is_told(app: Read) -> None:
     assert alarms(app(source.format(call="llm.call(text)"))) == {}
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("async def work(self): return crew().kickoff().raw", {"handler: kickoff()"}),
+        (
+            "async def work(self): return requests.get(URL, timeout=3)",
+            {"crew", "handler: requests"},
+        ),
+        ("def work(self): return crew().kickoff().raw", set()),
+    ],
+)
+def test_the_methods_of_a_flow_are_read(app: Read, method: str, expected: set[str]) -> None:
+    source = f"""
+    from crewai.flow.flow import Flow, start
+
+    class target(Flow):
+        @start()
+        {method}
+    """
+    assert {what.partition(".")[0] for what in alarms(app(source))} == expected
+
+
+def test_a_listener_that_talks_to_somebody_is_told(app: Read) -> None:
+    source = """
+    from crewai.events import BaseEventListener, LLMCallCompletedEvent
+
+    class Trail(BaseEventListener):
+        def setup_listeners(self, bus):
+            @bus.on(LLMCallCompletedEvent)
+            def write(source, event):
+                {body}
+
+    trail = Trail()
+    def target(inputs): return crew()
+    """
+    assert alarms(app(source.format(body="requests.post(URL, timeout=30)"))) == {
+        "handler of LLMCallCompletedEvent: requests.post(…)": ("warning", "event-handler-slow")
+    }
+    assert alarms(app(source.format(body="trail.last = event"))) == {}
+
+
 # --- budgets ---------------------------------------------------------------------------------
 
 
@@ -749,6 +801,19 @@ def test_what_the_kit_turns_off_for_the_target_is_told(monkeypatch: pytest.Monke
     assert environment.around(["http://127.0.0.1:8000/v1"]) == []
     monkeypatch.setenv("CREWAI_DISABLE_TELEMETRY", "true")
     assert environment.around(["https://api.openai.com/v1"]) == []
+
+
+# --- how it shows itself -----------------------------------------------------------------------
+
+
+def test_the_budgets_are_a_table_in_text_html_and_a_frame(start: Starter) -> None:
+    found = read(start, f"{SOURCE}:bounded", deadline=60)
+    assert "nested budgets: outlast the deadline of 60 s from Clerk, once on" in str(found)
+    assert "4 min 30 s" in str(found)
+    assert found._repr_html_().count("<table>") == 2
+    assert list(found.budget.frame()["layer"]) == ["call", "call", "tool", "agent", "task", "crew"]
+    within = audit.budget.Budget(found.budget.layers, 300)
+    assert str(within).startswith("nested budgets: all within the deadline of 300 s")
 
 
 # --- whole targets ---------------------------------------------------------------------------

@@ -12,7 +12,16 @@ import samples
 from matplotlib.figure import Figure
 
 from playbook import plots
-from playbook.model import Ladder, Level, Sweep
+from playbook.model import Budget, Ladder, Layer, Level, Sweep
+
+BUDGET = Budget(
+    (
+        Layer("call", "gpt-4o-mini, one attempt", 20.0, "its read timeout"),
+        Layer("tool", "lookup", None, "its timeouts"),
+        Layer("crew", "the crew", 120.0, "the task"),
+    ),
+    60.0,
+)
 
 FIGURES = {
     "failures": lambda: plots.failures(samples.SWEEP, deadline=5.0),
@@ -20,6 +29,8 @@ FIGURES = {
     "timeline": lambda: plots.timeline(samples.OUTCOMES, samples.SPANS),
     "ladder": lambda: plots.ladder(samples.LADDER),
     "waterfall": lambda: plots.waterfall(samples.spans_of(samples.OUTCOMES[0])),
+    "budgets": lambda: plots.budgets(BUDGET),
+    "no budgets": lambda: plots.budgets(Budget()),
     "no failures": lambda: plots.failures(Sweep()),
     "no timeline": lambda: plots.timeline(()),
     "no ladder": lambda: plots.ladder(Ladder()),
@@ -136,6 +147,18 @@ def test_a_targets_names_are_only_text(evil):
         assert plots.png(figure)
         ElementTree.fromstring(plots.svg(figure, name))
         assert "<script>" not in plots.svg(figure, name)
+
+
+def test_budgets_beyond_the_deadline_end_in_a_cross():
+    figure = plots.budgets(BUDGET)
+    said = words(figure)
+    assert said[0] == "Longer than the deadline of 60 s: 2 of 3 layers"
+    assert {"20.0 s", "without bound", "2 min 00 s", "deadline"} <= set(said)
+    assert markers(figure.axes[0]) == [("X", 2.0)]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [20.0, 120.0]
+    fits = replace(BUDGET, layers=BUDGET.layers[:1])
+    assert words(plots.budgets(fits))[0] == "All layers end within the deadline of 60 s"
+    assert markers(plots.budgets(fits).axes[0]) == []
 
 
 def test_svg_follows_the_page_and_stays_the_same():

@@ -547,20 +547,25 @@ def budgets(budget: Budget) -> Picture:
     elif not deadline:
         label = "The longest each layer may take"
     elif over:
-        label = f"Outlasts the deadline of {deadline:g} s: {over[0].name}"
+        label = f"Longer than the deadline of {deadline:g} s: {len(over)} of {len(layers)} layers"
     else:
         label = f"All layers end within the deadline of {deadline:g} s"
     figure = _figure(7.2, 0.9 + 0.33 * max(len(layers), 2), label)
     axes = figure.subplots()
     _quiet(axes, label, grid="x")
     known = [it.seconds for it in layers if it.seconds is not None]
-    top = max([*known, deadline or 0.0, 0.001])
-    _ticks(axes, "y", range(len(layers)), [f"{it.layer}: {it.name}" for it in layers])
+    top = max([*known, deadline or 0.0]) or 1.0
+    names = [it.name if it.layer in it.name else f"{it.layer}: {it.name}" for it in layers]
+    _ticks(axes, "y", range(len(layers)), names)
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
     axes.set_ylim(len(layers) - 0.4, -0.6)
-    axes.set_xlim(0, top * 1.25)
+    axes.set_xlim(0, top * (1.25 if len(known) == len(layers) else 1.4))
     _clock(axes, "x", top)
     axes.spines["left"].set_visible(False)
+    if deadline:
+        axes.axvline(deadline, color=COLOURS["bad"], linewidth=1, linestyle=":")
+        _words(axes, deadline, -0.6, "deadline", xytext=(3, -6), color=COLOURS["bad"])
+    paper = {"facecolor": COLOURS["paper"], "edgecolor": "none", "pad": 1}  # over the line
     for y, it in enumerate(layers):
         colour = COLOURS[_LAYER.get(it.layer, "second")]
         if it.seconds is None:
@@ -570,13 +575,11 @@ def budgets(budget: Budget) -> Picture:
                 xytext=(0, y),
                 arrowprops={"arrowstyle": "->", "color": COLOURS["bad"], "linewidth": 2},
             )
-            _words(axes, top * 1.03, y, "without bound", xytext=(6, -3), color=COLOURS["bad"])
+            words = {"xytext": (6, -3), "color": COLOURS["bad"], "bbox": paper}
+            _words(axes, top * 1.03, y, "without bound", **words)
             continue
         axes.barh(y, it.seconds, height=0.55, color=colour, alpha=0.55)
-        _words(axes, it.seconds, y, show.seconds(it.seconds), xytext=(8, -3))
+        _words(axes, it.seconds, y, show.seconds(it.seconds), xytext=(8, -3), bbox=paper)
         if it in over:
             _cross(axes, [it.seconds], [y])
-    if deadline:
-        axes.axvline(deadline, color=COLOURS["bad"], linewidth=1, linestyle=":")
-        _words(axes, deadline, -0.6, "deadline", xytext=(3, -9), color=COLOURS["bad"])
     return figure

@@ -51,7 +51,7 @@ def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[I
                 first=bool(reading.kickoffs),
             )
     found += _kept(built)
-    found += handler.read(reading, concurrency)
+    found += handler.read(reading, concurrency) + handler.listeners()
     found += environment.read(_urls(built.crews[0], reading), concurrency)
     return _once(found)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from typing import Any
 
 from . import source
-from .items import Item, item
+from .items import Item, item, theirs
 
 
 def of(target: Any) -> source.Reading:
@@ -16,21 +17,22 @@ def of(target: Any) -> source.Reading:
         value = inspect.getclosurevars(target.invoke).nonlocals.get("value")
     except (TypeError, ValueError):
         return source.Reading()
-    if inspect.isclass(value):
+    if isinstance(value, type) or hasattr(value, "kickoff"):
         total = source.Reading()
-        for function in vars(value).values():
-            if inspect.isfunction(inspect.unwrap(function) if callable(function) else function):
-                found = source.read(function)
-                total.retries += found.retries
-                total.kickoffs += found.kickoffs
-                total.calls += found.calls
-                total.sleeps += found.sleeps
+        own = value if isinstance(value, type) else type(value)
+        for method in vars(own).values() if theirs(_file(own)) else ():
+            if callable(method) and inspect.isfunction(inspect.unwrap(method)):
+                total.add(source.read(method))
         return total
     if inspect.isfunction(value) or inspect.ismethod(value):
         return source.read(value)
-    if callable(value) and not hasattr(value, "kickoff"):
+    if callable(value):
         return source.read(type(value).__call__, value)
     return source.Reading()
+
+
+def _file(kind: type) -> str | None:
+    return getattr(sys.modules.get(kind.__module__), "__file__", None)
 
 
 def default_threads() -> int:
@@ -118,6 +120,31 @@ def read(reading: source.Reading, concurrency: int) -> list[Item]:
                 own_tries=number or 1,
             )
         )
+    return items
+
+
+def listeners() -> list[Item]:
+    """The user's handlers of CrewAI's events that talk to somebody: each kickoff waits for them."""
+    from crewai.events.event_bus import crewai_event_bus
+
+    items = []
+    registered = getattr(crewai_event_bus, "_sync_handlers", None) or {}
+    for event, handlers in list(registered.items()):
+        for function in handlers:
+            if not theirs(getattr(getattr(function, "__code__", None), "co_filename", None)):
+                continue
+            for call in source.read(function).calls:
+                items.append(
+                    item(
+                        "warning",
+                        f"handler of {event.__name__}: {call.name}(…)",
+                        "no timeout" if call.seconds is None else f"up to {call.seconds:g} s",
+                        call.place,
+                        "CrewAI has 10 threads for all handlers of the process, and every kickoff "
+                        "waits for them at its end: hand over to a queue",
+                        "event-handler-slow",
+                    )
+                )
     return items
 
 

@@ -85,6 +85,12 @@ class Reading:
     sized: bool = False
     """Somewhere a default executor is set."""
 
+    def add(self, other: Reading) -> None:
+        """Take in what was seen elsewhere."""
+        for name in ("calls", "kickoffs", "sleeps", "retries", "pools", "loops"):
+            getattr(self, name).extend(getattr(other, name))
+        self.sized = self.sized or other.sized
+
 
 def read(function: Any, owner: Any = None) -> Reading:
     """Read a function, or a bound method, and what it calls. `owner` is its `self`."""
@@ -216,8 +222,12 @@ class _Frame:
             workers = getattr(value, "_max_workers", None)
             if isinstance(workers, int) and type(value).__name__ == "ThreadPoolExecutor":
                 reading.pools.append((workers, self.place(node), ast.unparse(node.func)))
-        if isinstance(called, FunctionType | MethodType) and _is_theirs(called):
+        if isinstance(called, FunctionType | MethodType) and self._follows(called):
             self.reader.function(called, None, on_loop=on_loop, depth=self.depth + 1)
+
+    def _follows(self, called: Any) -> bool:
+        """The user's own functions, and those beside a library's tool in its module."""
+        return _is_theirs(called) or called.__module__ == self.scope.globals.get("__name__")
 
     def _uses_model(self, node: ast.Call) -> bool:
         inner = node.args[0] if node.args else None
