@@ -289,7 +289,7 @@ class Bench:
                     plan,
                     limit_s=self._limit(plan),
                     most_s=max(self.seconds_left, 1.0),
-                    deadline_s=self.settings.deadline_s,
+                    deadline_s=self._deadline(plan),
                     stopped=lambda: self.stopped or self.seconds_left <= 0,
                     identifiers=self.identifiers,
                     marks=self.marks,
@@ -344,9 +344,14 @@ class Bench:
         self._turn += count
         return [None if item is None else dict(item) for item in chosen]
 
+    def _deadline(self, plan: Plan) -> float | None:
+        """Seconds that the platform gives a request under this plan; None: no deadline."""
+        deadline = self.settings.deadline_s
+        return None if deadline is None else deadline * plan.deadline_factor
+
     def _limit(self, plan: Plan = Plan()) -> float:
         """Seconds after which an open call counts as hung."""
-        deadline = self.settings.deadline_s
+        deadline = self._deadline(plan)
         limit = max(HANG_SECONDS, 10 * self._p50)
         if deadline:
             limit = max(3 * deadline, deadline + 10)

@@ -58,6 +58,26 @@ class Plan:
     """Each request in a fresh start of the target (done by `playbook.bench`)."""
     own_lock: bool = False
     """An in-process lock in place of CrewAI's host-wide file lock."""
+    no_reuse: bool = False
+    """No connection is kept for a second call."""
+    no_proxy: bool = False
+    """Calls go straight to their host, whatever the environment names as proxy."""
+    no_telemetry: bool = False
+    """Calls that only report (traces, metrics) are answered at once and not sent."""
+    no_max_rpm: bool = False
+    """CrewAI's `max_rpm` never waits."""
+    no_handlers: bool = False
+    """The end of a kickoff does not wait for event handlers."""
+    no_preflights: bool = False
+    """Agents do not have the tokens of a prompt counted before each call."""
+    fresh_budget: bool = False
+    """Each kickoff finds its agents' retry counters at zero."""
+    agent_tries: int = 0
+    """How often an agent runs its task before it gives up; 0 leaves it alone."""
+    respect_window: bool = False
+    """Agents summarise a conversation that is too long, and do not end the process."""
+    deadline_factor: float = 1.0
+    """Multiplies the platform's deadline (done by `playbook.bench`)."""
     dry: bool = False
     """Nothing may run: a kickoff or an HTTP call raises DryRun."""
     copies: bool = False
@@ -249,16 +269,35 @@ def _guardrails(task: Any) -> bool:
 def apply(crew: Any) -> Any:
     """The crew that this kickoff shall really run under the active plan."""
     plan = active
-    if not plan.without and not plan.fresh:
+    agents = plan.no_preflights or plan.fresh_budget or plan.agent_tries or plan.respect_window
+    if not plan.without and not plan.fresh and not agents:
         return crew
     with _crews:
         if id(crew) in _copied_crews:
             return crew
-        if plan.fresh or (plan.copies and plan.without):
+        if plan.fresh or plan.copies:
             crew = fresh(crew)
             _copied_crews[id(crew)] = crew
         _take_out(crew, set(plan.without))
+        for agent in agents_of(crew) if agents else ():
+            _adjust(agent, plan)
     return crew
+
+
+def _adjust(agent: Any, plan: Plan) -> None:
+    """Change the settings of an agent that the plan names; what it does not have is left."""
+    changes: dict[str, Any] = {}
+    if plan.no_preflights:
+        changes |= {"respect_context_window": False, "use_better_compaction": False}
+    if plan.respect_window:
+        changes["respect_context_window"] = True
+    if plan.fresh_budget:
+        changes["_times_executed"] = 0
+    if plan.agent_tries:
+        changes["max_retry_limit"] = plan.agent_tries - 1
+    for name, value in changes.items():
+        if hasattr(agent, name):
+            setattr(agent, name, value)
 
 
 _copied_crews: dict[int, Any] = {}

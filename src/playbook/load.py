@@ -126,6 +126,7 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
     text = ""
     chain: tuple[Link, ...] = ()
     status: int | None = None
+    ended = True
     opened = record.begin("request", "request")
     above = scope.parent.set(opened.span)
     start = time.time()
@@ -136,8 +137,14 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
 
     try:
         yield done
-    except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
+    except (KeyboardInterrupt, GeneratorExit):
         raise
+    except asyncio.CancelledError as error:
+        # The loop is being shut down under us (a SystemExit does that): nothing came of it.
+        ended = not _cancelled()
+        if not ended:
+            raise
+        chain = errors.unwrap(error)
     except BaseException as error:  # SystemExit too: CrewAI raises it on a context overflow
         chain = errors.unwrap(error)
         opened.fail(errors.classify(chain).kind, counts=False)
@@ -157,20 +164,29 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
         opened.saw(canary.found(text))
         opened.end()
         record.leave(owner)
-        emit(
-            {
-                "t": "outcome",
-                "request": job.id,
-                "canary": job.canary,
-                "ok": not chain,
-                "start": start,
-                "end": end,
-                "chain": [asdict(link) for link in chain],
-                "result": errors.redact(text[:RESULT_CHARS]),
-                "foreign": sorted(owner.foreign),
-                "faults": owner.faults,
-            }
-        )
+        if ended:
+            emit(
+                {
+                    "t": "outcome",
+                    "request": job.id,
+                    "canary": job.canary,
+                    "ok": not chain,
+                    "start": start,
+                    "end": end,
+                    "chain": [asdict(link) for link in chain],
+                    "result": errors.redact(text[:RESULT_CHARS]),
+                    "foreign": sorted(owner.foreign),
+                    "faults": owner.faults,
+                }
+            )
+
+
+def _cancelled() -> bool:
+    """Was this task cancelled by whoever owns it?"""
+    with suppress(RuntimeError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return False
 
 
 def _size_executor() -> None:

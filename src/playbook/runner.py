@@ -32,7 +32,10 @@ OUTPUT_BYTES = 2_000_000
 START_SECONDS = 120.0
 LOOK_SECONDS = 0.1
 """How often somebody looks whether a run hangs."""
-STATS = ("cpu", "stall_s", "stall_p95_s", "loop_lag_s")
+STATS = (
+    *("cpu", "stall_s", "stall_p95_s", "loop_lag_s"),
+    *("objects", "threads", "descriptors"),
+)
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -50,6 +53,8 @@ class Run:
     """Requests in which another one's input was seen, and no canary."""
     mutated: set[str] = field(default_factory=set)
     """Tools whose own attributes changed while a request ran."""
+    spent: dict[str, str] = field(default_factory=dict)
+    """Requests that began with an agent whose retries were used up, and that agent."""
     stats: dict[str, float] = field(default_factory=dict)
     hung: bool = False
     cut: bool = False
@@ -63,6 +68,7 @@ class Run:
         self.shares += other.shares
         self.by_marks |= other.by_marks
         self.mutated |= other.mutated
+        self.spent |= other.spent
         for name, value in other.stats.items():
             self.stats[name] = max(value, self.stats.get(name, 0.0))
         self.hung |= other.hung
@@ -292,7 +298,7 @@ class Worker:
                 if not any(canary.PATTERN.fullmatch(token) for token in message["foreign"]):
                     run.by_marks.add(outcome.request)
             elif message["t"] == "done":
-                run.stats = {name: message[name] for name in STATS}
+                run.stats = {name: message.get(name, 0.0) for name in STATS}
             elif message["t"] != "span" or message["request"] in ours:
                 _collect(run, message)
         if run.hung or run.died:
@@ -464,6 +470,8 @@ def _collect(run: Run, message: dict[str, Any]) -> None:
         run.shares.append(message)
     elif message["t"] == "mutated":
         run.mutated.add(message["name"])
+    elif message["t"] == "spent":
+        run.spent[message["request"]] = message["name"]
 
 
 def _outcome(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import hashlib
 import re
 import threading
 from collections.abc import Callable
@@ -184,6 +185,10 @@ class Watch:
             *(("tool", inject.label(item.name), item) for item in inject.tools_of(crew)),
         ]
         before = {id(item): _state(item) for kind, _, item in things if kind == "tool"}
+        for name, used, limit in map(_retries, inject.agents_of(crew)):
+            if limit and used >= limit:
+                spent = {"t": "spent", "name": name, "used": used, "limit": limit}
+                self.emit({**spent, "request": request})
         with self.lock:
             for kind, name, item in things:
                 users = self.users.setdefault(id(item), (item, set()))[1]
@@ -226,6 +231,8 @@ class Watch:
             name,
             {"gen_ai.tool.name": name, "playbook.stubbed": name in inject.active.stub},
         )
+        text = repr(sorted(arguments.items(), key=str)).encode("utf-8", "replace")
+        opened.set("playbook.arguments", hashlib.blake2s(text, digest_size=8).hexdigest())
         opened.saw(canary.found(repr(arguments)))
         return opened
 
@@ -251,6 +258,12 @@ class Watch:
                     "answer": redact(text)[:20000].replace(own, canary.PLACEHOLDER),
                 }
             )
+
+
+def _retries(agent: Any) -> tuple[str, int, int]:
+    """An agent, how many of its retries it has used in its lifetime, and how many it has."""
+    used, limit = getattr(agent, "_times_executed", 0), getattr(agent, "max_retry_limit", 0)
+    return inject.label(getattr(agent, "role", "")), int(used or 0), int(limit or 0)
 
 
 def _state(tool: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ a 429, a limit on what is in flight) are applied here too: see `playbook.inject`
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import re
 import time
@@ -46,6 +47,16 @@ class ModelCall:
 model_call: ModelCall | None = None
 """The first model call of this process."""
 
+_COUNTS_TOKENS = re.compile(r"/(?:input_tokens|count_tokens)$|:countTokens$")
+_REPORTS = re.compile(r"/v1/(?:traces|metrics|logs)$|/api/public/(?:otel|ingestion)")
+_REPORTERS = (
+    *("telemetry.crewai.com", "app.crewai.com", "api.smith.langchain.com", "sentry.io"),
+    *("posthog.com", "agentops.ai", "honeycomb.io", "datadoghq.com", "traceloop.com"),
+    *("langfuse.com", "arize.com", "mixpanel.com", "segment.io"),
+)
+_READS = re.compile(r"search|query|graphql|lookup|find|embed|token|login|auth|rpc|chat", re.I)
+"""POSTs with such a path usually change nothing."""
+
 STATUS_FAULTS = {401: "auth", 403: "auth", 404: "not-found", 429: "rate-limit"}
 
 
@@ -66,7 +77,8 @@ class Attempt:
         self.began = time.time()
         self.marks: dict[str, float] = {}
         own = f"{parts.hostname}:{port(parts)}" == inject.endpoint
-        self.within = "endpoint" if own else within(parts.path)
+        self.within = "endpoint" if own else _where(parts.hostname or "", parts.path)
+        self.method, self.path = method, parts.path
         self.kind = ""
         self.retry_after: float | None = None
         self.open = record.begin(
@@ -111,6 +123,15 @@ class Attempt:
             for name in ("connect", "read", "pool"):
                 value = timeout.get(name)
                 self.open.set(f"playbook.timeout_{name}_s", -1.0 if value is None else float(value))
+        if (
+            self.method in ("POST", "PUT", "PATCH", "DELETE")
+            and self.within not in ("llm", "memory", "preflight", "telemetry", "endpoint")
+            and not _READS.search(self.path)
+            and not any("idempotency" in str(name).lower() for name in headers)
+        ):
+            data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body or b"")
+            text = f"{self.method} {self.path} ".encode() + data
+            self.open.set("playbook.write", hashlib.blake2s(text, digest_size=8).hexdigest())
         if body and self.within != "memory":
             self.open.saw(canary.found(_own_words(body)))
 
@@ -126,7 +147,11 @@ class Attempt:
 
     def counts(self) -> bool:
         """A tool may well expect a 404; only what it does not survive is a fault."""
-        return self.within != "tool" or self.kind not in ("not-found", "bad-request", "auth")
+        return self.within not in ("tool", "telemetry") or self.kind not in (
+            "not-found",
+            "bad-request",
+            "auth",
+        )
 
     def failed(self, error: BaseException) -> None:
         if not self.done:
@@ -134,6 +159,10 @@ class Attempt:
             self.kind = fault.kind
             self.open.fail(fault.kind, fault.message)
             self.end()
+
+    def unsent(self, answer: Callable[[int], Any]) -> Any:
+        """An empty answer, in place of a report that the active plan does not let out."""
+        return answer(200) if self.within == "telemetry" and inject.active.no_telemetry else None
 
     def again(self, tries: int) -> float | None:
         """Seconds after which the active plan has this attempt made again, if it does."""
@@ -145,8 +174,20 @@ class Attempt:
             self.open.end()
 
 
+def _where(host: str, path: str) -> str:
+    """What a call is part of: as `crew.within`, or ``preflight`` or ``telemetry``."""
+    if _COUNTS_TOKENS.search(path):
+        return "preflight"
+    part = within(path)
+    if part != "llm" and (_REPORTS.search(path) or host.endswith(_REPORTERS)):
+        return "telemetry"
+    return part
+
+
 def _widen(transport: Any) -> None:
-    """Give the client's pool the size that the active plan asks for."""
+    """Give the client's pool the sizes that the active plan asks for."""
+    if inject.active.no_reuse:
+        transport._pool._max_keepalive_connections = 0
     if inject.active.pool:
         transport._pool._max_connections = max(inject.active.pool, transport._pool._max_connections)
 
@@ -175,6 +216,7 @@ def port(parts: Any) -> int:
 def install() -> None:
     """Watch httpx, and requests and aiohttp if the environment has them."""
     _httpx()
+    _direct()
     for patch in (_requests, _urllib, _aiohttp):
         try:
             patch()
@@ -231,8 +273,10 @@ def _httpx() -> None:
             await self.stream.aclose()
             self.attempt.end()
 
-    def prepare(request: Any, is_async: bool) -> Attempt:
+    def prepare(transport: Any, request: Any, is_async: bool) -> Attempt:
         attempt = Attempt(request.method, str(request.url), "httpx")
+        if "Proxy" in type(getattr(transport, "_pool", None)).__name__:
+            attempt.open.set("playbook.proxied", True)
         timeout = request.extensions.get("timeout")
         _remember(request, attempt.within, timeout or {})
         attempt.request(request.headers, getattr(request, "_content", None), timeout)
@@ -259,9 +303,9 @@ def _httpx() -> None:
         for tries in itertools.count():
             with inject.Turn(within(request.url.path)):
                 _widen(self)
-                attempt = prepare(request, False)
+                attempt = prepare(self, request, False)
                 try:
-                    response = handle(self, request)
+                    response = attempt.unsent(httpx.Response) or handle(self, request)
                 except BaseException as error:
                     attempt.failed(error)
                     if (pause := attempt.again(tries)) is None:
@@ -284,9 +328,9 @@ def _httpx() -> None:
         for tries in itertools.count():
             async with inject.Turn(within(request.url.path)):
                 _widen(self)
-                attempt = prepare(request, True)
+                attempt = prepare(self, request, True)
                 try:
-                    response = await ahandle(self, request)
+                    response = attempt.unsent(httpx.Response) or await ahandle(self, request)
                 except BaseException as error:
                     attempt.failed(error)
                     if (pause := attempt.again(tries)) is None:
@@ -306,6 +350,23 @@ def _httpx() -> None:
     asynchronous.handle_async_request = handle_async_request  # type: ignore[method-assign]
 
 
+def _direct() -> None:
+    """Let the active plan pass by the proxy of the environment."""
+    import httpx
+
+    def patch(client: Any) -> None:
+        chosen: Callable[..., Any] = client._transport_for_url
+
+        @functools.wraps(chosen)
+        def choose(self: Any, url: Any) -> Any:
+            return self._transport if inject.active.no_proxy else chosen(self, url)
+
+        client._transport_for_url = choose
+
+    patch(httpx.Client)
+    patch(httpx.AsyncClient)
+
+
 def _requests() -> None:
     import requests
 
@@ -321,8 +382,12 @@ def _requests() -> None:
         changed = inject.timeout(attempt.within, limits)
         if changed != limits:
             kwargs["timeout"] = (changed["connect"], changed["read"])
+        if requests.utils.select_proxy(request.url or "", kwargs.get("proxies")):
+            attempt.open.set("playbook.proxied", True)
+            if inject.active.no_proxy:
+                kwargs["proxies"] = {}
         try:
-            response = send(self, request, *args, **kwargs)
+            response = attempt.unsent(_empty) or send(self, request, *args, **kwargs)
         except BaseException as error:
             attempt.failed(error)
             raise
@@ -331,6 +396,11 @@ def _requests() -> None:
             # HTTPAdapter.send leaves the body unread; Session.send reads it right after.
             attempt.open.saw(canary.found(response.content))
         attempt.end()
+        return response
+
+    def _empty(status: int) -> Any:
+        response = requests.Response()
+        response.status_code, response._content = status, b""
         return response
 
     requests.adapters.HTTPAdapter.send = watched  # type: ignore[method-assign]

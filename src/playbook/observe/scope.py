@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import inject
+
 _KEEP = "playbook_scope"
 
 
@@ -57,6 +59,7 @@ def install() -> None:
     def carried_submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
         if current.get() is None:
             return submit(self, fn, *args, **kwargs)
+        self._max_workers = max(self._max_workers, inject.active.executor)
         values = [variable.get() for variable in _CARRIED]
 
         def job() -> Any:
