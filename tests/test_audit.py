@@ -155,6 +155,36 @@ def test_the_timeout_is_the_clients_own(app: Read, llm: str, severity: str, valu
         assert "LLM(timeout=30) has no effect" in setting.advice
 
 
+@pytest.mark.parametrize(
+    ("llm", "value", "seconds"),
+    [
+        ("'gpt-4o-mini', timeout=30, max_retries=0", "30 s", 90),
+        ("'gpt-4o-mini', max_retries=0", "600 s (the SDK's default)", 1800),
+        ("'anthropic/claude-sonnet-4-5'", "none (CrewAI's default)", None),
+    ],
+)
+def test_without_a_key_it_is_told_what_the_client_will_be(
+    app: Read, llm: str, value: str, seconds: float | None
+) -> None:
+    head = "os.environ.pop('OPENAI_API_KEY'); os.environ.pop('ANTHROPIC_API_KEY', None)\n"
+    found = app(f"{head}late = LLM({llm})\ndef target(inputs): return crew(late)")
+    assert one(found, "read timeout").value == value
+    assert found.seconds_worst == seconds
+
+
+def test_a_client_that_cannot_be_made_is_told(app: Read) -> None:
+    found = app(
+        """
+        for name in ("AZURE_API_KEY", "AZURE_ENDPOINT", "AZURE_OPENAI_ENDPOINT", "AZURE_API_BASE"):
+            os.environ.pop(name, None)
+        late = LLM("azure/gpt-4o", timeout=30)
+        def target(inputs): return crew(late)
+        """
+    )
+    assert alarms(found) == {"LLM gpt-4o: settings": ("warning", "")}
+    assert found.budget.layers[0].how == "at least: its timeouts could not all be read"
+
+
 def test_a_model_class_of_the_users_is_read_by_its_source(app: Read) -> None:
     source = """
     from crewai import BaseLLM

@@ -60,16 +60,18 @@ def of(
 def _inside(plan: dict[str, Any]) -> Iterator[Layer]:
     """From one attempt of the model call up to the task."""
     read, slow, model = plan["read_s"], plan["slow_tries"], plan["model"]
-    least = "" if plan["known"] else "at least "
     call = _times(read, slow)
-    yield Layer("call", f"{model}, one attempt", read, f"{least}its read timeout")
+    how = "its read timeout"
+    if not plan["known"]:
+        how = "at least: its timeouts could not all be read"
+    yield Layer("call", f"{model}, one attempt", read, how)
     if slow > 1:
         yield Layer("call", f"{model} with retries", call, f"× {slow} tries of the SDK")
     slowest: float | None = 0.0
     for tool in plan["tools"]:
-        least = "" if tool["known"] else "at least "
-        if tool["seconds"] != 0.0:
-            yield Layer("tool", tool["name"], tool["seconds"], f"{least}its timeouts")
+        if tool["seconds"] != 0.0 or not tool["known"]:
+            how = "its timeouts" if tool["known"] else "at least: not all could be read"
+            yield Layer("tool", tool["name"], tool["seconds"], how)
         slowest = _longest([slowest, tool["seconds"]])
     steps = 2 if plan["tools"] else 1
     work = _sum([_times(call, steps), slowest])

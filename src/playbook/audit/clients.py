@@ -54,7 +54,26 @@ def limits(llm: Any) -> Limits | None:
         return _litellm(llm)
     if isinstance(getattr(client, "max_retries", None), int):
         return _httpx(llm, client)
-    return None
+    return _configured(llm) if client is None else None
+
+
+def is_crewais(llm: Any) -> bool:
+    """Whether this is one of CrewAI's own LLM classes, and none of the user's."""
+    return type(llm).__module__.startswith("crewai.")
+
+
+def _configured(llm: Any) -> Limits | None:
+    """What the client will be set to, where it cannot be made yet: there is no key here."""
+    module = type(llm).__module__
+    if not is_crewais(llm) or not module.endswith((".openai.completion", ".anthropic.completion")):
+        return None
+    openai = ".openai." in module
+    asked = llm.timeout
+    read = float(asked) if asked is not None else 600.0 if openai else None
+    tries = int(llm.max_retries) + 1
+    url = getattr(llm, "base_url", None) or ("https://api.openai.com" if openai else "")
+    origin = "" if asked is not None else "the SDK's default" if openai else "CrewAI's default"
+    return Limits(read, tries, tries, None, str(url), origin)
 
 
 def client_of(llm: Any) -> Any:
@@ -177,7 +196,7 @@ def read(llm: Any, concurrency: int) -> list[Item]:
     name = f"LLM {getattr(llm, 'model', type(llm).__name__)}"
     place = built_at(llm, "LLM")
     if known is None:
-        return []
+        return [_unread(name, place)] if is_crewais(llm) else []
     items = []
     ignored = getattr(llm, "timeout", None) is not None and known.origin.startswith("Azure")
     long = known.read_s is None or known.read_s >= LONG_S
@@ -229,3 +248,13 @@ def read(llm: Any, concurrency: int) -> list[Item]:
             )
         )
     return items
+
+
+def _unread(name: str, place: str) -> Item:
+    return item(
+        "warning",
+        f"{name}: settings",
+        "not read",
+        place,
+        "its client cannot be made here (no key, no endpoint?), and its limits are the client's",
+    )

@@ -70,7 +70,9 @@ def _model_budget(llm: Any) -> dict[str, Any]:
             "slow_tries": known.slow_tries,
             "known": True,
         }
-    seconds, known_all = _sum(source.read(type(llm).call, llm).calls) if llm else (0.0, False)
+    if llm is None or isinstance(llm, str) or clients.is_crewais(llm):
+        return {"read_s": 0.0, "tries": 1, "slow_tries": 1, "known": False}
+    seconds, known_all = _sum(source.read(type(llm).call, llm).calls)
     return {"read_s": seconds, "tries": 1, "slow_tries": 1, "known": known_all}
 
 
