@@ -140,6 +140,12 @@ def test_the_sdks_ten_minutes_are_a_danger(start: Starter) -> None:
             "ok",
             "30 s",
         ),
+        (
+            "'bedrock/anthropic.claude-3-5-sonnet-20240620-v1:0', region_name='us-east-1',"
+            " aws_access_key_id='k', aws_secret_access_key='k'",
+            "danger",
+            "300 s (fixed by CrewAI)",
+        ),
         ("'mistral/mistral-large', is_litellm=True", "danger", "600 s (litellm's default)"),
         ("'mistral/mistral-large', is_litellm=True, timeout=30", "ok", "30 s"),
     ],

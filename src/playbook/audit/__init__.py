@@ -4,21 +4,20 @@
 stops it at the first kickoff, so that nothing is sent; `summary` runs in the kit
 and holds the worst case of one request against the deadline. Inside, one module
 for each thing that is read: `clients` (the LLMs' SDKs), `source` (the user's
-functions), `crew`, `handler`, `environment`; `budget` adds it up.
+functions), `crew`, `shared`, `handler`, `environment`; `budget` adds it up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import canary, inject
 from ..model import Audit, Setting
-from . import budget, clients, crew, environment, handler, source
-from .items import Item, built_at, item, modules, theirs, where
+from . import budget, clients, crew, environment, handler, shared, source
+from .items import Item, item, modules
 
 if TYPE_CHECKING:
     from ..observe.crew import Watch
@@ -40,8 +39,9 @@ def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[I
         for llm in _module_models():
             found += crew.model(llm, concurrency)
     else:
-        found += crew.shared(built.crews[0], built.crews[1], built.tokens, built.held)
-        found += _memoized(built, target)
+        found += shared.read(built.crews[0], built.crews[1], built.tokens, built.held)
+        if built.crews[1]:
+            found += shared.memoized(built.memoized, target.kind)
         alone = any(method == "akickoff" for method, _, _ in reading.kickoffs)
         for each in built.crews[0]:
             found += crew.read(
@@ -50,7 +50,7 @@ def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[I
                 served_async=target.is_async and alone,
                 first=bool(reading.kickoffs),
             )
-    found += _kept(built)
+    found += shared.kept(built.crews[0], built.tokens, built.held)
     found += handler.read(reading, concurrency) + handler.listeners()
     found += environment.read(_urls(built.crews[0], reading), concurrency)
     return _once(found)
@@ -93,71 +93,15 @@ def _build(target: Target, watch: Watch) -> _Built:
             built.why = built.why or why
             built.crews.append(watch.captured)
             built.tokens.append(token)
-            built.memoized.append(_memo_size())
+            built.memoized.append(shared.memo_size())
             tools = [tool for each in built.crews[0] for tool in inject.tools_of(each)]
-            for thing in (*tools, *_module_objects().values()):
-                built.held.setdefault(id(thing), crew.held_by(thing))
+            for thing in (*tools, *shared.module_objects().values()):
+                built.held.setdefault(id(thing), shared.held_by(thing))
     finally:
         watch.captured = None
         scope.current.set(None)
         inject.use(inject.Plan())
     return built
-
-
-def _module_objects() -> dict[str, Any]:
-    """Instances of the user's own classes that live at module level, by name."""
-    return {
-        name: value
-        for module in modules()
-        for name, value in list(vars(module).items())
-        if not isinstance(value, type)
-        and theirs(getattr(sys.modules.get(type(value).__module__), "__file__", None))
-    }
-
-
-def _kept(built: _Built) -> list[Item]:
-    """Objects at module level, no part of a crew, on which each request writes its data."""
-    tools = {id(tool) for each in built.crews[0] for tool in inject.tools_of(each)}
-    return [
-        item(
-            "danger",
-            f"{name}: shared",
-            "holds the data of one request, for all of them",
-            built_at(thing, where(type(thing))),
-            "keep a request's data in its arguments, or make the object for each request",
-            "shared-mutable-state",
-        )
-        for name, thing in _module_objects().items()
-        if id(thing) not in tools
-        and crew.overwritten(built.held.get(id(thing), ""), crew.held_by(thing), built.tokens)
-    ]
-
-
-def _memo_size() -> int:
-    try:
-        from crewai.project.utils import cache
-    except ImportError:  # another CrewAI keeps it elsewhere, or no more
-        return 0
-    held = getattr(cache, "_cache", None)
-    return len(held) if isinstance(held, dict) else 0
-
-
-def _memoized(built: _Built, target: Target) -> list[Item]:
-    """Instances of a @CrewBase class that CrewAI keeps for ever, one for each request."""
-    if not built.crews[1] or built.memoized[1] <= built.memoized[0]:
-        return []
-    return [
-        item(
-            # For a class it is the kit that makes the instances.
-            "note" if target.kind == "crew class" else "warning",
-            "@CrewBase: made for each request",
-            f"{built.memoized[1] - built.memoized[0]} entries of a cache that is never cleared",
-            "crew",
-            "CrewAI keeps every instance with its agents and tasks: keep one instance and run "
-            "copies of its crew, or clear crewai.project.utils.cache",
-            "resource-leak",
-        )
-    ]
 
 
 def _module_models() -> list[Any]:

@@ -150,7 +150,7 @@ def _bedrock(client: Any) -> Limits:
         float(config.read_timeout),
         tries,
         tries,
-        config.max_pool_connections,
+        None,  # a full pool of botocore's opens one more connection and makes nobody wait
         str(client.meta.endpoint_url),
         "fixed by CrewAI",
         "keep prompts and answers short; hold the request against a deadline of your own",

@@ -10,41 +10,20 @@ from __future__ import annotations
 import ast
 import inspect
 import os
-import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType
 from typing import Any
 
 from .clients import pool_of
 from .items import theirs
+from .scope import UNKNOWN, Made, Scope, library
 
 VERBS = {"get", "post", "put", "patch", "delete", "head", "options", "request", "stream"}
 KICKOFFS = {"kickoff", "kickoff_async", "akickoff"}
 DEPTH = 4
 """Calls of calls that are followed; deeper, a tool is a program of its own."""
-
-
-class _Unknown:
-    """The value of an expression that only a run could tell."""
-
-    def __repr__(self) -> str:
-        return "…"
-
-
-UNKNOWN: Any = _Unknown()
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A session or client that the function makes for itself."""
-
-    kind: str
-    """``requests``, ``httpx`` or ``aiohttp``."""
-    timeout: Any
-    """The timeout it was given; `UNKNOWN` where that cannot be read, None for none."""
-    given: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +100,7 @@ class _Reader:
         if not tree.body or not isinstance(tree.body[0], ast.FunctionDef | ast.AsyncFunctionDef):
             return
         node = tree.body[0]
-        scope = _Scope(plain, owner, node)
+        scope = Scope(plain, owner, node)
         file = os.path.basename(plain.__code__.co_filename)
         frame = _Frame(self, scope, lambda n: f"{file}:{start + n.lineno - 1}", depth)
         running = on_loop or isinstance(node, ast.AsyncFunctionDef)
@@ -145,7 +124,7 @@ class _Frame:
     """One function that is being read."""
 
     reader: _Reader
-    scope: _Scope
+    scope: Scope
     place: Callable[[Any], str]
     depth: int
 
@@ -209,9 +188,9 @@ class _Frame:
         if attribute == "set_default_executor":
             reading.sized = True
         called = self.scope.value(node.func)
-        if called is _library("time", "sleep") and on_loop:
+        if called is library("time", "sleep") and on_loop:
             reading.sleeps.append(self.place(node))
-        elif called is _library("asyncio", "run") and self._uses_model(node):
+        elif called is library("asyncio", "run") and self._uses_model(node):
             reading.loops.append(self.place(node))
         found = self._outbound(node, called, attribute)
         if found is not None:
@@ -249,44 +228,46 @@ class _Frame:
                 return ("requests", None), False
             if module in ("httpx", "httpx._api"):
                 return ("httpx", 5.0), False
-        if called is _library("urllib.request", "urlopen"):
+        if called is library("urllib.request", "urlopen"):
             import socket
 
             return ("urllib", socket.getdefaulttimeout()), False
         if attribute not in VERBS or not isinstance(node.func, ast.Attribute):
             return None
         on = self.scope.value(node.func.value)
-        if isinstance(on, _Made):
+        if isinstance(on, Made):
             asynchronous = on.kind in ("aiohttp", "httpx.AsyncClient")
             return (on.kind, on), asynchronous
         # Only the library's own class: one that was derived from it may set a timeout itself.
-        if on.__class__ is _library("requests", "Session") and _plain_adapters(on):
+        if on.__class__ is library("requests", "Session") and _plain_adapters(on):
             return ("requests", on), False
         for kind in ("Client", "AsyncClient"):
-            if on.__class__ is _library("httpx", kind):
+            if on.__class__ is library("httpx", kind):
                 return ("httpx", on), kind == "AsyncClient"
-        if on.__class__ is _library("aiohttp", "ClientSession"):
+        if on.__class__ is library("aiohttp", "ClientSession"):
             return ("aiohttp", on), True
         return None
 
     def _described(self, node: ast.Call, found: tuple[str, Any], blocks: bool) -> Call:
         kind, default = found
-        library = kind.partition(".")[0]
+        package = kind.partition(".")[0]
         words = {word.arg: word.value for word in node.keywords}
         said: Any = UNKNOWN
         if "timeout" in words:
             said = self.scope.value(words["timeout"])
-        elif library == "urllib" and len(node.args) > 2:
+        elif package == "urllib" and len(node.args) > 2:
             said = self.scope.value(node.args[2])
-        given = "timeout" in words or None in words or (library == "urllib" and len(node.args) > 2)
+        given = "timeout" in words or None in words or (package == "urllib" and len(node.args) > 2)
         pool = None
-        if library == "httpx" and not isinstance(default, _Made | float):
+        if package == "httpx" and not isinstance(default, Made | float):
             pool = pool_of(default)
-        elif library == "requests" and hasattr(default, "adapters"):
+        elif package == "requests" and hasattr(default, "adapters"):
             pool = _blocking_pool(default)
+        elif package == "aiohttp" and not isinstance(default, Made):
+            pool = getattr(getattr(default, "connector", None), "limit", 0) or None
         origin = ""
         if not given:
-            said, origin = _default(library, default)
+            said, origin = _default(package, default)
         seconds, known = _seconds(said)
         return Call(
             ast.unparse(node.func),
@@ -311,20 +292,20 @@ class _Frame:
         return text if isinstance(text, str) else ""
 
 
-def _default(library: str, default: Any) -> tuple[Any, str]:
+def _default(package: str, default: Any) -> tuple[Any, str]:
     """The timeout of a call that says none, and whose it is."""
-    if isinstance(default, _Made):
+    if isinstance(default, Made):
         if default.given:
             return default.timeout, ""
-        default = {"requests": None, "httpx": 5.0, "aiohttp": 300.0}[library]
-        return default, f"{library}'s default" if default else ""
-    if library == "httpx":
+        default = {"requests": None, "httpx": 5.0, "aiohttp": 300.0}[package]
+        return default, f"{package}'s default" if default else ""
+    if package == "httpx":
         if isinstance(default, float):
             return default, "httpx's default"
         return default.timeout, "its client"
-    if library == "aiohttp":
+    if package == "aiohttp":
         return default.timeout, "its session"
-    if library == "urllib" and default is not None:
+    if package == "urllib" and default is not None:
         return default, "the default of sockets"
     return None, ""
 
@@ -344,11 +325,6 @@ def _seconds(said: Any) -> tuple[float | None, bool]:
     return 0.0, False
 
 
-def _library(module: str, name: str) -> Any:
-    """Something of a library, if this process has it; compared by identity."""
-    return getattr(sys.modules.get(module), name, UNKNOWN)
-
-
 def _is_theirs(function: Any) -> bool:
     code = getattr(inspect.unwrap(function), "__code__", None)
     return code is not None and theirs(code.co_filename)
@@ -356,7 +332,7 @@ def _is_theirs(function: Any) -> bool:
 
 def _plain_adapters(session: Any) -> bool:
     """Whether no adapter of the session may set a timeout of its own."""
-    adapter = _library("requests.adapters", "HTTPAdapter")
+    adapter = library("requests.adapters", "HTTPAdapter")
     return all(type(each) is adapter for each in session.adapters.values())
 
 
@@ -364,168 +340,3 @@ def _blocking_pool(session: Any) -> int | None:
     """The size of a requests pool that makes callers wait; others just open one more."""
     sizes = [each._pool_maxsize for each in session.adapters.values() if each._pool_block]
     return min(sizes) if sizes else None
-
-
-class _Scope:
-    """Where a function finds the values of its names."""
-
-    def __init__(self, function: FunctionType, owner: Any, node: Any) -> None:
-        self.globals = function.__globals__
-        self.values: dict[str, Any] = {}
-        for name, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=False
-        ):
-            try:
-                self.values[name] = cell.cell_contents
-            except ValueError:
-                self.values[name] = UNKNOWN
-        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        for argument in arguments:
-            self.values[argument.arg] = UNKNOWN
-        for parameter in inspect.signature(function).parameters.values():
-            if parameter.default is not parameter.empty and parameter.default is not None:
-                self.values[parameter.name] = parameter.default
-        if owner is not None and arguments:
-            self.values[arguments[0].arg] = owner
-        self.made = dict(_assigned(node))
-        self.busy: set[str] = set()
-
-    def value(self, node: ast.AST) -> Any:
-        """The value of an expression; `UNKNOWN` where only a run could tell."""
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.Name):
-            return self._name(node.id)
-        if isinstance(node, ast.Attribute):
-            return _held(self.value(node.value), node.attr)
-        if isinstance(node, ast.Tuple):
-            return tuple(self.value(part) for part in node.elts)
-        if isinstance(node, ast.Await):
-            return self.value(node.value)
-        if isinstance(node, ast.JoinedStr):
-            return self._text(node)
-        if isinstance(node, ast.Subscript) and self.value(node.value) is os.environ:
-            return os.environ.get(str(self.value(node.slice)), UNKNOWN)
-        if isinstance(node, ast.Call):
-            return self._result(node)
-        return UNKNOWN
-
-    def _name(self, name: str) -> Any:
-        if name in self.made:
-            if name in self.busy or self.made[name] is None:
-                return UNKNOWN
-            self.busy.add(name)
-            try:
-                return self._bound(self.made[name])
-            finally:
-                self.busy.discard(name)
-        if name in self.values:
-            return self.values[name]
-        if name in self.globals:
-            return self.globals[name]
-        builtins = self.globals.get("__builtins__", {})
-        held = builtins if isinstance(builtins, dict) else vars(builtins)
-        return held.get(name, UNKNOWN)
-
-    def _bound(self, made: Any) -> Any:
-        if isinstance(made, ast.AST):
-            return self.value(made)
-        module = sys.modules.get(made[0])  # an import inside of the function
-        return module if made[1] is None else getattr(module, made[1], UNKNOWN)
-
-    def _text(self, node: ast.JoinedStr) -> str:
-        """The beginning of an f-string, up to what only a run could tell."""
-        text = ""
-        for part in node.values:
-            value = self.value(part.value if isinstance(part, ast.FormattedValue) else part)
-            if not isinstance(value, str | int):
-                break
-            text += str(value)
-        return text
-
-    def _result(self, node: ast.Call) -> Any:
-        called = self.value(node.func)
-        words = {word.arg or "**": self.value(word.value) for word in node.keywords}
-        for library, name in (
-            ("requests", "Session"),
-            ("requests", "session"),
-            ("httpx", "Client"),
-            ("httpx", "AsyncClient"),
-            ("aiohttp", "ClientSession"),
-        ):
-            if called is _library(library, name):
-                given = "**" in words or (library != "requests" and "timeout" in words)
-                kind = f"{library}.{name}" if library == "httpx" else library
-                return _Made(kind, words.get("timeout", UNKNOWN), given)
-        for library, name in (("httpx", "Timeout"), ("aiohttp", "ClientTimeout")):
-            if called is _library(library, name):
-                values = [self.value(argument) for argument in node.args]
-                if UNKNOWN in values or UNKNOWN in words.values() or "**" in words:
-                    return UNKNOWN
-                try:
-                    return called(*values, **words)
-                except (TypeError, ValueError):
-                    return UNKNOWN
-        if called in (os.getenv, os.environ.get) and node.args:
-            fallback = self.value(node.args[1]) if len(node.args) > 1 else None
-            return os.environ.get(str(self.value(node.args[0])), fallback)
-        return UNKNOWN
-
-
-def _assigned(node: Any) -> Iterator[tuple[str, Any]]:
-    """Names that the function binds: an expression, an import, or None for more than one."""
-    seen: dict[str, Any] = {}
-    for inner in ast.walk(node):
-        bound: list[tuple[str, Any]] = []
-        if isinstance(inner, ast.Assign):
-            bound = [(t.id, inner.value) for t in inner.targets if isinstance(t, ast.Name)]
-        elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-            bound = [(inner.target.id, inner.value)]
-        elif isinstance(inner, ast.withitem) and isinstance(inner.optional_vars, ast.Name):
-            bound = [(inner.optional_vars.id, inner.context_expr)]
-        elif isinstance(inner, ast.For | ast.AsyncFor) and isinstance(inner.target, ast.Name):
-            bound = [(inner.target.id, None)]
-        elif isinstance(inner, ast.Import):
-            bound = [
-                (
-                    a.asname or a.name.split(".")[0],
-                    (a.name if a.asname else a.name.split(".")[0], None),
-                )
-                for a in inner.names
-            ]
-        elif isinstance(inner, ast.ImportFrom) and not inner.level:
-            bound = [(a.asname or a.name, (inner.module, a.name)) for a in inner.names]
-        for name, value in bound:
-            same = name not in seen or _same(seen[name], value)
-            seen[name] = value if same else None
-    yield from seen.items()
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, ast.AST) and isinstance(other, ast.AST):
-        return ast.dump(one) == ast.dump(other)
-    return bool(one == other)
-
-
-def _held(thing: Any, name: str) -> Any:
-    """An attribute, without running code of the user's: no property, no `__getattr__`."""
-    if thing is UNKNOWN or isinstance(thing, _Made):
-        return UNKNOWN
-    if isinstance(thing, ModuleType):
-        return vars(thing).get(name, UNKNOWN)
-    for holder in ("__dict__", "__pydantic_private__"):
-        try:
-            held = object.__getattribute__(thing, holder)
-        except AttributeError:
-            continue
-        if isinstance(held, dict) and name in held:
-            return held[name]
-    try:
-        static = inspect.getattr_static(thing, name)
-    except AttributeError:
-        return UNKNOWN
-    if isinstance(static, FunctionType):
-        return MethodType(static, thing) if not isinstance(thing, type) else static
-    if isinstance(static, staticmethod | classmethod):
-        return static.__func__ if isinstance(static, staticmethod) else UNKNOWN
-    return UNKNOWN if hasattr(type(static), "__get__") else static
