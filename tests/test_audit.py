@@ -366,6 +366,7 @@ def target(inputs): return crew(tools=[look_up])
         ("urlopen(URL)", "urlopen(URL, None, 3)"),
         ("held_session.get(URL)", "held_session.get(URL, timeout=3)"),
         ("held_session.get(URL)", "careful_session.get(URL)"),
+        ("held_session.get(URL)", "adapted_session.get(URL)"),
         ("endless_client.get('/')", "held_client.get('/')"),
         ("fetch_anyhow(URL)", "fetch(URL)"),
         ("through(URL)", "fetch(URL)"),
@@ -402,6 +403,13 @@ def test_a_call_without_a_deadline_is_found_however_it_is_written(
 
     careful_session = CarefulSession()
 
+    class CarefulAdapter(requests.adapters.HTTPAdapter):
+        def send(self, *args, **kwargs):
+            return super().send(*args, **{**kwargs, "timeout": 3})
+
+    adapted_session = requests.Session()
+    adapted_session.mount("http://", CarefulAdapter())
+
     def fetch(url, timeout=3): return requests.get(url, timeout=timeout)
     def fetch_anyhow(url): return requests.get(url)
     def through(url): return fetch_anyhow(url)
@@ -430,6 +438,18 @@ def test_a_session_that_the_tool_holds_is_read(app: Read) -> None:
     assert alarms(
         app(source.format(session="httpx.Client(limits=httpx.Limits(max_connections=5))"))
     ) == {"tool look up: connection pool": ("warning", "connection-pool-exhausted")}
+
+
+def test_a_session_whose_pool_makes_callers_wait_is_told(app: Read) -> None:
+    held = """
+    pooled = requests.Session()
+    pooled.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=5, pool_block={block}))
+    """
+    call = TOOL.format(body="pooled.get(URL, timeout=3)")
+    assert alarms(app(dedent(held.format(block=True)) + call)) == {
+        "tool look up: connection pool": ("warning", "connection-pool-exhausted")
+    }
+    assert alarms(app(dedent(held.format(block=False)) + call)) == {}
 
 
 def test_a_default_of_five_minutes_is_told(app: Read) -> None:
