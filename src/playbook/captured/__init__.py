@@ -1,13 +1,17 @@
 """Evidence of an outage that is over: logs and OTLP traces read as outcomes and spans.
 
 `read` takes what there is: JSON lines (structlog, python-json-logger, pino, winston), plain
-text with tracebacks, or an OTLP JSON export. What cannot be read is counted and said.
+text with tracebacks, an OTLP JSON or an
+OpenInference export, also gzipped. What cannot be read is counted and said.
 """
 
 from __future__ import annotations
 
 import bisect
+import gzip
 import json
+import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model import Count, Level, Outcome, Span
-from . import logs, otlp
+from . import logs, openinference, otlp
 from .requests import Requests
 
 __all__ = ["Captured", "CapturedError", "read"]
@@ -26,6 +30,10 @@ BUCKETS = (1, 10, 50, 100)
 
 class CapturedError(ValueError):
     """The file holds nothing that can be used; the text says why, in one line."""
+
+
+_SPAN = re.compile(r'"context\.trace_id"|"context":\s*\{\s*"(?:trace|span)_id"')
+"""What only spans of OpenInference, or of the SDK's console exporter, hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,9 @@ def read(path: Path | str) -> Captured:
     path = Path(path)
     requests = Requests()
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with path.open("rb") as raw:
+            opener: Any = gzip.open if raw.read(2) == b"\x1f\x8b" else open
+        with opener(path, "rt", encoding="utf-8", errors="replace") as file:
             head = file.read(65_536)
             file.seek(0)
             if not head.strip():
@@ -101,13 +111,14 @@ def read(path: Path | str) -> Captured:
             if head.count("\0") > len(head) // 100:
                 raise CapturedError(f"{path}: this is not text")
             whole = _whole(head)
-            if "resourceSpans" in head or "resource_spans" in head:
-                otlp.read(_documents(file, whole, requests), requests)
+            if "resourceSpans" in head or "resource_spans" in head or _SPAN.search(head):
+                found = _documents(file, whole, requests)
+                otlp.read(map(openinference.document, found), requests)
             elif whole:
                 logs.read_entries(_entries(json.load(file)), requests)
             else:
                 logs.read_lines(file, requests)
-    except (OSError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, RecursionError) as error:
         raise CapturedError(f"{path}: {getattr(error, 'strerror', '') or error}") from error
     except json.JSONDecodeError as error:
         raise CapturedError(f"{path}: not valid JSON: {error}") from error

@@ -1,0 +1,51 @@
+"""Exports of OpenInference and gzipped files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from playbook.captured import CapturedError, read
+
+SAMPLES = Path(__file__).parents[1] / "data" / "captured"
+
+
+def span(id: str, parent: str | None, kind: str, seconds: int, failed: bool) -> dict:
+    told = {"exception.type": "requests.exceptions.ReadTimeout", "exception.message": "timed out"}
+    return {
+        "name": kind,
+        "context": {"trace_id": "0xabc", "span_id": id},
+        "parent_id": parent,
+        "start_time": "2025-06-01T10:00:00+00:00",
+        "end_time": f"2025-06-01T10:00:{seconds:02}+00:00",
+        "attributes": {"openinference.span.kind": kind},
+        "status": {"status_code": "ERROR" if failed else "OK"},
+        "events": [{"name": "exception", "attributes": told}] if failed else [],
+    }
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_openinference_spans(tmp_path, listed):
+    spans = [span("0x1", None, "CHAIN", 31, True), span("0x2", "0x1", "TOOL", 30, True)]
+    text = json.dumps(spans) if listed else "\n".join(map(json.dumps, spans))
+    path = tmp_path / "spans.json"
+    path.write_text(text)
+    captured = read(path)
+    (outcome,) = captured.outcomes
+    assert outcome.fault is not None
+    assert (outcome.fault.kind, outcome.seconds) == ("read-timeout", 31)
+    assert {each.kind: each.seconds for each in captured.spans} == {"tool": 30, "request": 31}
+
+
+def test_gzip_reads_as_the_file_itself_and_a_cut_one_is_said(tmp_path):
+    source = SAMPLES / "node-rate-limit.jsonl"
+    packed = gzip.compress(source.read_bytes())
+    path = tmp_path / "app.jsonl.gz"
+    path.write_bytes(packed)
+    assert read(path).outcomes == read(source).outcomes
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(CapturedError):
+        read(path)
