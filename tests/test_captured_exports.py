@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from playbook.captured import CapturedError, read
+from playbook.diagnose.autopsy import autopsy
 
 SAMPLES = Path(__file__).parents[1] / "data" / "captured"
 
@@ -49,3 +50,24 @@ def test_gzip_reads_as_the_file_itself_and_a_cut_one_is_said(tmp_path):
     path.write_bytes(packed[: len(packed) // 2])
     with pytest.raises(CapturedError):
         read(path)
+
+
+@pytest.mark.parametrize(("spread", "cause"), [(0.004, "platform-timeout"), (1.7, "unknown")])
+def test_failures_at_a_round_second_are_the_deadline_of_the_platform(tmp_path, spread, cause):
+    lines = [
+        {
+            "timestamp": f"2025-06-01T10:{n:02}:00Z",
+            "level": "error" if n % 2 else "info",
+            "message": "request completed",
+            "requestId": f"r-{n}",
+            "statusCode": 504 if n % 2 else 200,
+            "duration_ms": round(1000 * (30 + spread * n if n % 2 else 12 + n / 5)),
+        }
+        for n in range(20)
+    ]
+    path = tmp_path / "app.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    verdict = autopsy(path).verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.cause) == ("fault", cause)
+    assert verdict.confidence <= 0.75

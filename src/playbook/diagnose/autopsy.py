@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from .. import __version__
 from ..captured import read
 from ..inject import Plan
-from ..model import Record, Result, Suspect, Sweep, Verdict
+from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
 from .facts import Evidence, masked, signs
 from .judge import FEW
@@ -40,6 +41,7 @@ def autopsy(path: Path) -> Record:
             replace(item, score=min(item.score, MOST_CONFIDENT))
             for item in suspects(kinds, run, evidence)
         ]
+        ranked = [*_deadline(found.outcomes), *ranked]
         note += f"; a live `playbook triage TARGET` would prove or refute {ranked[0].cause}"
     elif kinds:
         outcome = "inconclusive"
@@ -68,3 +70,24 @@ def autopsy(path: Path) -> Record:
         outcomes=found.outcomes,
         spans=found.spans,
     )
+
+
+def _deadline(outcomes: Sequence[Outcome]) -> list[Suspect]:
+    """The platform's deadline, where failures without an inner error end at one round second.
+
+    29 s is the limit of a well-known gateway; the others are multiples of five.
+    """
+    failed = [each for each in outcomes if each.failed]
+    bare = [each.seconds for each in failed if each.fault and each.fault.kind == "unknown"]
+    if len(bare) < FEW or 2 * len(bare) < len(failed):
+        return []
+    middle = sorted(bare)[len(bare) // 2]
+    limit = 29 if abs(middle - 29) < 0.3 else 5 * round(middle / 5)
+    # A little above the limit: the answer is written after the deadline has struck.
+    near = [each for each in bare if -0.1 <= each - limit <= 0.3 + 0.01 * limit]
+    longer = sum(each.seconds > limit * 1.05 for each in outcomes)
+    if limit < 5 or len(near) < 0.8 * len(bare) or longer:
+        return []
+    text = f"{len(near)} of {len(failed)} failures end at {limit} s with no error of their own"
+    cause = "platform-timeout"
+    return [Suspect(cause, layer_of(cause), 0.7, (Finding(text, "outcomes"),))]
