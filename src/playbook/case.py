@@ -340,9 +340,10 @@ class Case:
         return failing(self.runs())
 
     def _fingerprints(self, run: Run) -> tuple[set[Any], bool]:
-        from .diagnose.facts import fingerprints, signs
+        from .diagnose.facts import fingerprints
+        from .diagnose.judge import is_hidden
 
-        hidden = not signs(run)
+        hidden = is_hidden(run)
         return fingerprints(run, hidden=hidden), hidden
 
     def _count(self, run: Run, found: set[Any], hidden: bool) -> Count:

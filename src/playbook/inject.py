@@ -142,7 +142,7 @@ class Turn:
     """A place among the model calls in flight; also waits out a pause all calls share."""
 
     def __init__(self, within: str) -> None:
-        self.counts = within == "llm" and (active.limit > 0 or bool(active.retry))
+        self.counts = within in ("llm", "memory") and (active.limit > 0 or bool(active.retry))
 
     def _enter(self) -> float:
         """Seconds to wait before asking again; 0 when the place is taken."""
@@ -187,7 +187,7 @@ def again(within: str, tries: int, kind: str, retry_after: float | None) -> floa
     Retry-After at one place would.
     """
     global _not_before  # noqa: PLW0603
-    if within != "llm" or kind not in active.retry or tries >= RETRY_LIMIT:
+    if within not in ("llm", "memory") or kind not in active.retry or tries >= RETRY_LIMIT:
         return None
     pause = retry_after if retry_after is not None else min(0.2 * 2**tries, 5.0)
     if kind == "rate-limit":

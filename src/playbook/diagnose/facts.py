@@ -77,6 +77,8 @@ def place(span: Span) -> str:
     """Where in a request a span belongs."""
     if span.kind == "tool":
         return f"tool:{span.name}"
+    if span.kind == "wait":
+        return WAITS.get(span.name, "")
     within = str(span.attributes.get("playbook.within", "")) or span.kind
     tool = span.attributes.get("playbook.tool")
     return f"tool:{tool}" if within == "tool" and tool else within
@@ -87,8 +89,12 @@ def inner_faults(spans: Sequence[Span]) -> list[Sign]:
     http = [
         span
         for span in spans
-        # What the endpoint answers is the outcome itself, not something inside.
-        if span.kind == "http" and span.fault and _matters(span) and place(span) != "endpoint"
+        # What the endpoint answers is the outcome itself, not something inside; a report
+        # that does not arrive is noise as long as nobody waits for it.
+        if span.kind == "http"
+        and span.fault
+        and _matters(span)
+        and place(span) not in ("endpoint", "telemetry")
     ]
     blamed = {place(span) for span in http}
     tools = [
@@ -104,12 +110,20 @@ def inner_faults(spans: Sequence[Span]) -> list[Sign]:
         span for span in spans if span.kind == "memory" and span.fault and "memory" not in blamed
     ]
     every = sorted([*http, *tools, *memory], key=lambda span: span.end)
-    return [Sign(_own_kind(span), place(span)) for span in every]
+    said = {span.id: span.fault for span in spans if span.kind == "llm" and span.fault}
+    return [Sign(_own_kind(span, said.get(span.parent, "")), place(span)) for span in every]
 
 
-def _own_kind(span: Span) -> str:
+def _own_kind(span: Span, said: str) -> str:
+    """The class of a failed span; `said` is what the model call around it made of the body."""
+    if span.kind == "http" and said in _SAID_IN_THE_BODY.get(span.fault, ()):
+        return said
     cause = str(span.attributes.get("playbook.cause", ""))
     return cause if span.kind == "tool" and cause not in ("", *_GENERIC) else span.fault
+
+
+_SAID_IN_THE_BODY = {"bad-request": ("context-length", "quota"), "rate-limit": ("quota",)}
+"""What a status leaves open and the body decides."""
 
 
 def _matters(span: Span) -> bool:
@@ -126,6 +140,8 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
     if outcome.foreign:
         return Sign("crossed")
     inner = inner_faults(spans)
+    if outcome.fault is not None and outcome.fault.kind == "worker-died":
+        return Sign("worker-died")
     if outcome.fault is not None and outcome.fault.kind == "hung":
         return Sign("hung", _unfinished(spans))
     if outcome.fault is not None:
@@ -190,24 +206,36 @@ def _is_providers(kind: str) -> bool:
 
 def _unfinished(spans: Sequence[Span]) -> str:
     open_ = [span for span in spans if span.attributes.get("playbook.unfinished")]
-    for kind in ("http", "tool", "memory", "llm"):
+    for kind in ("http", "wait", "tool", "memory", "llm"):
         for span in open_:
             if span.kind == kind:
                 return place(span)
     return ""
 
 
+WAITS = {"crewai lock": "lock", "max_rpm": "max_rpm", "event handlers": "handlers"}
+"""Places of what `playbook.observe.waits` sees, by the name of the span."""
+STALLS = (*WAITS.values(), "telemetry", "preflight")
+"""Places where no time should go at all."""
+
+
 def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
     """Seconds of a request by place; what lies before the first span is ``queue``."""
     inner = [span for span in spans if span.kind not in ("request", "wait")]
+    # Waiting for the lock or for `max_rpm` is known time, and not the queue before it.
     parts: dict[str, float] = defaultdict(float)
-    first = min((span.start for span in inner), default=outcome.end)
+    known = [span.start for span in spans if span.kind != "request"]
+    first = min(known, default=outcome.end)
     parts["queue"] = max(0.0, first - outcome.start)
     chats = [span for span in inner if span.kind == "llm"] or [
         span for span in inner if span.kind == "http" and place(span) == "llm"
     ]
     parts["llm"] = covered(chats)
     parts["memory"] = covered([span for span in inner if span.kind == "memory"])
+    for name in STALLS:
+        waits = [s for s in spans if s.kind in ("http", "wait") and place(s) == name]
+        if waits:
+            parts[name] = covered(waits)
     tools: dict[str, list[Span]] = defaultdict(list)
     for span in inner:
         if span.kind == "tool":
@@ -290,7 +318,7 @@ SHARED = {Sign("crossed"), Sign("executor-busy")}
 
 def fingerprints(run: Run, *, hidden: bool) -> set[Sign]:
     """What counts as the same failure as those of `run`."""
-    found = set((masked(run) if hidden else signs(run)).values())
+    found = set(({**masked(run), **signs(run)} if hidden else signs(run)).values())
     return found | SHARED if found & SHARED else found
 
 
@@ -305,11 +333,34 @@ def signs(run: Run) -> Mapping[str, Sign]:
 
 
 def masked(run: Run) -> Mapping[str, Sign]:
-    """The first thing that went wrong inside each request that ended well all the same."""
+    """What went wrong inside each request that ended well all the same, the worst of it."""
     spans = by_request(run.spans)
     found = {}
     for outcome in run.outcomes:
-        inner = inner_faults(spans.get(outcome.request, [])) if not outcome.failed else []
-        if inner:
-            found[outcome.request] = inner[0]
+        if not outcome.failed and (sign := hidden(outcome, spans.get(outcome.request, []))):
+            found[outcome.request] = sign
     return found
+
+
+def hidden(outcome: Outcome, spans: Sequence[Span]) -> Sign | None:
+    """What the caller of a request that ended well is not told."""
+    from .patterns import REPEATS, duplicates, no_answer, repeated
+
+    if again := duplicates(spans):
+        return Sign("duplicate-write", place(again[0]))
+    if no_answer(outcome, spans):
+        return Sign("no-answer")
+    if inner := inner_faults(spans):
+        return inner[0]
+    tool, times = repeated(spans)
+    if times >= REPEATS:
+        return Sign("repeated-call", f"tool:{tool}")
+    parts = split(outcome, spans)
+    for name in STALLS:
+        if parts.get(name, 0.0) > max(0.5 * outcome.seconds, STALL_SECONDS):
+            return Sign("stall", name)
+    return None
+
+
+STALL_SECONDS = 2.0
+"""A stall of CrewAI's own that is shorter is nobody's incident."""

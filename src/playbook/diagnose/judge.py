@@ -16,6 +16,7 @@ from ..runner import Run
 from ..stats import wilson
 from ..sweep import FULL, row
 from .facts import Evidence, Sign, fingerprints, masked, signs
+from .leak import leak, suspected
 from .prove import interventions, prove, steady
 from .rules import layer_of, proven, refuted, suspects
 
@@ -42,6 +43,25 @@ def failing(runs: Sequence[Run]) -> Run | None:
     return None
 
 
+def is_hidden(run: Run) -> bool:
+    """Is what is beyond doubt in this run hidden from the caller?"""
+    return not _beyond_doubt(list(signs(run).values())) and bool(masked(run))
+
+
+def _leak(case: Case, runs: Sequence[Run]) -> Verdict | None:
+    """Nothing fails yet; does something stay behind with every request?"""
+    if any(signs(run) for run in runs) or not suspected(runs):
+        return None
+    try:
+        first = leak(case.bench)
+    except (BudgetSpent, Stopped):
+        return None
+    if first is None:
+        return None
+    note = "nothing fails yet; what stays behind adds up until it does"
+    return _verdict(case, "degraded", first, [first], None, first.score, note)
+
+
 def _beyond_doubt(found: Sequence[Sign]) -> bool:
     if any(sign.kind in ("hung", "worker-died") for sign in found):
         return True
@@ -56,7 +76,7 @@ def judge(case: Case) -> Verdict:
         _again(case, doubtful)
         run = failing(runs)
     if run is None:
-        return _no_fault(case, runs)
+        return _leak(case, runs) or _no_fault(case, runs)
     if _ourselves(run):
         note = (
             f"at {run.concurrency} at once this process was full (CPU {run.stats['cpu']:.2f} of a "
@@ -64,9 +84,9 @@ def judge(case: Case) -> Verdict:
         )
         return _verdict(case, "healthy", confidence=0.8, note=note)
 
-    hidden = not signs(run)
-    kinds = masked(run) if hidden else signs(run)
-    outcome: Result = "degraded" if hidden else "fault"
+    hidden = is_hidden(run)
+    kinds = {**masked(run), **signs(run)} if hidden else signs(run)
+    outcome: Result = "degraded" if hidden and not signs(run) else "fault"
     note = ""
     proof: Proof | None = None
     ranked: list[Suspect] = []

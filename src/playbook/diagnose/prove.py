@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
-from ..stats import attempts_needed, fell
+from ..stats import attempts_needed, fell, quantile
 from .facts import Sign, grows, masked, seconds_at, signs, silent_at_times
 
 TRANSIENT = (
@@ -33,6 +33,8 @@ class Intervention:
     plan: Plan
     concurrency: int | None = None
     """Another concurrency than the failing one, where that is the intervention."""
+    trades: bool = False
+    """It may leave the requests failing in another way: what it takes away hid that."""
 
 
 def interventions(
@@ -50,6 +52,8 @@ def interventions(
     that intervention proves nothing for `hidden` ones. `crews` says whether the
     target was seen to run any.
     """
+    if cause in WITHOUT:
+        return [WITHOUT[cause]]
     tools = sorted({s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")})
     one = Intervention("one request at a time", Plan(), 1)
     if cause == "shared-mutable-state":
@@ -64,12 +68,10 @@ def interventions(
             Intervention("429 waited out (Retry-After), calls paced", Plan(retry=("rate-limit",))),
             Intervention("one model call at a time", Plan(limit=1)),
         ]
-    if cause == "unbounded-parallelism":
-        return [Intervention("at most 3 model calls in flight", Plan(limit=3))]
+    if cause == "unstable-connection" and _reused(run):
+        return [WITHOUT["client-across-loops"]]
     if cause in ("provider-5xx", "unstable-connection", "connect-failure") and not hidden:
         return [Intervention("the failed model calls made again", Plan(retry=TRANSIENT))]
-    if cause == "llm-timeout-too-low":
-        return [Intervention("model timeout raised 5 times", Plan(timeout_factor=5.0))]
     if cause == "provider-slow":
         alone = [one] if run.concurrency > 1 else []
         if not silent_at_times(run):
@@ -79,24 +81,57 @@ def interventions(
     if cause == "connection-pool-exhausted":
         size = max(4 * run.concurrency, 1000)
         return [Intervention(f"a pool of {size} connections", Plan(pool=size))]
-    if cause == "event-loop-blocked":
-        return [Intervention("each request on a loop of its own", Plan(own_loops=True))]
     if cause in ("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"):
         known = tuple(name for name in tools if name)
         if known:
             recorded = {name: answers[name] for name in known if name in answers}
             name = f"tool {', '.join(known)} answers at once with its recorded answer"
             return [Intervention(name, Plan(stub=known, answers=recorded))]
-    if cause in ("memory-slow", "memory-error"):
-        return [Intervention("memory off", Plan(without=("memory",)))]
     if cause == "thread-pool-starvation":
         threads = max(run.concurrency * 2, 16)
         return [Intervention(f"an executor of {threads} threads", Plan(executor=threads))]
-    if cause == "crewai-lock-contention":
-        return [Intervention("an in-process lock for CrewAI's file lock", Plan(own_lock=True))]
+    if cause == "no-timeout":
+        limit = max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95))
+        again = Plan(timeout_s=limit, retry=("read-timeout",))
+        return [Intervention(f"model calls cut off at {limit:.0f} s and made again", again)]
     if cause == "cpu-saturation" and run.concurrency > 1:
         return [one]
     return []
+
+
+WITHOUT: Mapping[str, Intervention] = {
+    "unbounded-parallelism": Intervention("at most 3 model calls in flight", Plan(limit=3)),
+    "client-across-loops": Intervention("no connection used twice", Plan(no_reuse=True)),
+    "llm-timeout-too-low": Intervention("model timeout raised 5 times", Plan(timeout_factor=5.0)),
+    "event-loop-blocked": Intervention("each request on a loop of its own", Plan(own_loops=True)),
+    "memory-slow": Intervention("memory off", Plan(without=("memory",))),
+    "memory-error": Intervention("memory off", Plan(without=("memory",))),
+    "crewai-lock-contention": Intervention(
+        "an in-process lock for CrewAI's file lock", Plan(own_lock=True)
+    ),
+    "proxy-misroute": Intervention("the proxy passed by", Plan(no_proxy=True)),
+    "telemetry-blocked": Intervention("telemetry answered at once", Plan(no_telemetry=True)),
+    "max-rpm-wait": Intervention("max_rpm off", Plan(no_max_rpm=True)),
+    "event-handler-slow": Intervention("the handlers not waited for", Plan(no_handlers=True)),
+    "hidden-preflight": Intervention("token counting off", Plan(no_preflights=True)),
+    "retry-budget-burnt": Intervention("a fresh agent's retries", Plan(fresh_budget=True)),
+    "side-effect-duplication": Intervention(
+        "the agent's own retries off", Plan(agent_tries=1), trades=True
+    ),
+    "worker-exit": Intervention("the context window respected", Plan(respect_window=True)),
+    "platform-timeout": Intervention("a deadline 4 times as long", Plan(deadline_factor=4.0)),
+}
+"""Causes with one switch."""
+
+
+def _reused(run: Run) -> bool:
+    """Did the connections that broke serve another call before?"""
+    broken = [
+        span
+        for span in run.spans
+        if span.kind == "http" and span.fault in ("reset", "disconnected", "connection-error")
+    ]
+    return bool(broken) and all(span.attributes.get("playbook.reused") for span in broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +179,8 @@ def prove(
             during.extend(more)
         after = count(during, found, hidden)
         gone = after.failures <= rate * after.attempts * 0.6
-        if during.hung or not gone or _changed_form(run, during, rate, hidden):
+        other = not intervention.trades and _changed_form(run, during, rate, hidden)
+        if during.hung or not gone or other:
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             return Trial(proof, False, during)
@@ -181,7 +217,7 @@ def asked_to_wait(run: Run) -> float:
 
 def count(run: Run, found: set[Sign], hidden: bool) -> Count:
     """Requests of `run` with one of these fingerprints, of all that were served."""
-    kinds = masked(run) if hidden else signs(run)
+    kinds = {**masked(run), **signs(run)} if hidden else signs(run)
     return Count(len(run.outcomes), sum(sign in found for sign in kinds.values()))
 
 

@@ -18,13 +18,16 @@ from . import catalogue
 from .facts import (
     Evidence,
     Sign,
+    by_request,
     configured_timeout,
     grows,
+    inner_faults,
     most_at_once,
     place,
     seconds_at,
     silent_at_times,
 )
+from .patterns import patterns
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -59,7 +62,18 @@ SIMPLE: Mapping[str, str] = {
     "system-exit": "worker-exit",
     "worker-died": "worker-exit",
     "side-effect-conflict": "side-effect-duplication",
+    "duplicate-write": "side-effect-duplication",
+    "no-answer": "false-success",
+    "repeated-call": "agent-loop",
 }
+STALLS: Mapping[str, str] = {
+    "lock": "crewai-lock-contention",
+    "max_rpm": "max-rpm-wait",
+    "handlers": "event-handler-slow",
+    "telemetry": "telemetry-blocked",
+    "preflight": "hidden-preflight",
+}
+"""Places where no time should go, and what it means when it does."""
 """Classes that name their cause by themselves, when they are the provider's or nobody's."""
 
 DIRECT = {
@@ -74,6 +88,11 @@ DIRECT = {
     "unstable-connection",
     "memory-error",
     "tool-error",
+    "side-effect-duplication",
+    "worker-exit",
+    "false-success",
+    "retry-amplification",
+    "agent-loop",
 }
 """Causes that the wire itself has shown: an intervention that fails does not unsay them,
 as it does not unsay a canary in another request's traffic."""
@@ -86,6 +105,11 @@ NEED_OVERLAP = {
     "tool-contention",
 }
 """Causes that do nothing to a request that is alone."""
+BURST_FAULTS = {
+    *("rate-limit", "server-error", "pool-timeout", "connect-timeout", "read-timeout"),
+    *("reset", "disconnected", "connect-refused", "emfile"),
+}
+"""What too many calls at once can end in."""
 _BURST = 8
 """Model calls of one request open at once from which the fan-out itself is suspect."""
 
@@ -106,16 +130,46 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             )
             findings[cause] += texts
     _shared_state(run, evidence, found, scores, findings)
+    for pattern in patterns(found, run, evidence):
+        # The more particular truth stands above what the failure calls itself.
+        for cause, score in scores.items():
+            if cause not in (pattern.cause, "shared-mutable-state"):
+                scores[cause] = min(score, pattern.score - 0.05)
+        scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
+        findings.setdefault(pattern.cause, [])[:0] = pattern.findings
+    _elsewhere(run, evidence, scores, findings)
     alone = evidence.alone
     if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
         # It fails as often without any overlap: what needs overlap is not the cause.
         for cause in NEED_OVERLAP & set(scores):
             scores[cause] *= 0.3
     ranked = [
-        Suspect(cause, layer_of(cause), round(min(score, 0.85), 3), tuple(findings[cause]))
+        Suspect(cause, layer_of(cause), round(min(score, 0.86), 3), tuple(findings[cause]))
         for cause, score in scores.items()
     ]
     return sorted(ranked, key=lambda item: -item.score)
+
+
+def _elsewhere(
+    run: Run, evidence: Evidence, scores: dict[str, float], findings: dict[str, list[Finding]]
+) -> None:
+    """What fails beyond doubt over all levels: a second cause is hidden behind the first."""
+    runs = list({id(each): each for each in [run, *evidence.runs]}.values())
+    spans = {id(each): by_request(each.spans) for each in runs}
+    every = Counter(
+        sign
+        for each in runs
+        for outcome in each.outcomes
+        for sign in set(inner_faults(spans[id(each)].get(outcome.request, [])))
+    )
+    attempts = sum(len(each.outcomes) for each in runs)
+    for sign, times in every.items():
+        cause = SIMPLE.get(sign.kind)
+        if times < 3 or cause is None or sign.place not in ("llm", "memory"):
+            continue
+        scores[cause] = max(scores.get(cause, 0.0), 0.5)
+        text = f"{sign} inside {times} of {attempts} requests of all levels"
+        findings.setdefault(cause, []).append(Finding(text, "spans"))
 
 
 def _share(run: Run) -> float:
@@ -131,12 +185,20 @@ Named = list[tuple[str, float, list[Finding]]]
 
 def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     """Causes of one fingerprint: id, weight, further findings."""
+    if sign.place in STALLS:
+        text = f"the request waits for: {sign.place}, at {sign.kind}"
+        return [(STALLS[sign.place], 0.85, [Finding(text, "spans")])]
     if sign.kind == "deadline":
         return _deadline(sign, run, evidence)
     if sign.kind == "hung":
         return _hung(sign, run)
+    if sign.kind in ("duplicate-write", "repeated-call"):
+        return [(SIMPLE[sign.kind], 0.85, [])]
     if sign.place.startswith("tool:"):
         return _tool(sign, run, evidence)
+    if sign.place == "memory" and sign.kind in ("rate-limit", "quota"):
+        turned = Finding("the provider turns the memory's embeddings away", "spans")
+        return [("provider-rate-limit", 0.85, [turned]), ("memory-error", 0.4, [])]
     if sign.place == "memory" and sign.kind != "memory-error":
         return [
             ("memory-error", 0.8, [Finding(f"the memory's own call fails: {sign.kind}", "spans")])
@@ -144,7 +206,7 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.kind in ("read-timeout", "timeout", "write-timeout"):
         return _model_timeout(run, evidence)
     burst = most_at_once(run.spans)
-    if burst >= _BURST and sign.kind in ("rate-limit", "pool-timeout", "connect-timeout", "reset"):
+    if burst >= _BURST and sign.kind in BURST_FAULTS:
         text = f"one request opens {burst} model calls at once"
         return [
             ("unbounded-parallelism", 0.8, [Finding(text, "spans")]),
@@ -266,7 +328,7 @@ def _hung(sign: Sign, run: Run) -> Named:
         return [("tool-no-timeout", 0.8, texts)]
     if sign.place == "memory":
         return [("memory-slow", 0.7, texts)]
-    return [("no-timeout", 0.8 if sign.place == "llm" else 0.4, texts)]
+    return [("no-timeout", 0.8 if sign.place in ("llm", "http") else 0.4, texts)]
 
 
 def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:

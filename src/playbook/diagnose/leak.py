@@ -1,0 +1,61 @@
+"""Does something stay behind with every request: descriptors, threads, objects?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from ..model import Finding, Suspect
+from ..runner import Run
+
+if TYPE_CHECKING:
+    from ..bench import Bench
+
+PER_REQUEST = {"descriptors": 0.5, "threads": 0.5, "objects": 150.0}
+"""What a request of a sound crew never leaves behind after a garbage collection. A crew with
+an `LLM` of its own leaves about 20 objects; an instance of a memoizing `@CrewBase` class 366
+(measured, CrewAI 1.15)."""
+WIDTH = 4
+REQUESTS = 16
+
+
+def growth(before: Run, after: Run) -> dict[str, float]:
+    """What each request of `after` left behind, by kind; the same process, one run later."""
+    served = max(len(after.outcomes), 1)
+    return {
+        name: (after.stats.get(name, 0.0) - before.stats.get(name, 0.0)) / served
+        for name in PER_REQUEST
+    }
+
+
+def leaking(each: dict[str, float]) -> list[str]:
+    return [name for name, bound in PER_REQUEST.items() if each[name] >= bound]
+
+
+def suspected(runs: Sequence[Run]) -> bool:
+    """Does the sweep look like it? Its levels differ, so that it proves nothing."""
+    pairs = list(pairwise(runs))
+    known = all(run.stats.get("objects") and not run.hung and not run.died for run in runs)
+    return bool(pairs) and known and all(leaking(growth(*pair)) for pair in pairs)
+
+
+def leak(bench: Bench) -> Suspect | None:
+    """Three equal runs in one process: what grows in both later ones is held by somebody."""
+    worker = bench.fresh()
+    try:
+        text = "does anything stay behind?"
+        first, second, third = (
+            bench.run("leak", REQUESTS, WIDTH, worker=worker, text=text) for _ in range(3)
+        )
+    finally:
+        bench.retire(worker)
+    kept = [growth(first, second), growth(second, third)]
+    both = [name for name in leaking(kept[0]) if name in leaking(kept[1])]
+    if not both:
+        return None
+    findings = tuple(
+        Finding(f"{kept[1][name]:.1f} {name} stay behind with each request", "process")
+        for name in both
+    )
+    return Suspect("resource-leak", "application", 0.85, findings)

@@ -1,0 +1,236 @@
+"""Causes that no single failure names: they show in how the calls of a request lie together.
+
+Each pattern reads a run and gives the cause with its findings, or nothing. What it
+finds stands above the failure's own name, because it is the more particular truth:
+a 500 after which a booking was made twice is a duplicated booking.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ..model import Finding, Outcome, Span
+from ..runner import Run
+from ..stats import quantile
+from .facts import Evidence, Sign, by_request, inner_faults, place
+
+FEW = 2
+"""Requests that must show a pattern."""
+SDK_AND_AGENT = 9.5
+"""More attempts than CrewAI's defaults make of one failing call (3 of the SDK times 3 of the
+agent); measured for CrewAI 1.15 with a provider that always answers 500."""
+WITH_RATE_LIMIT = 27.5
+"""The same for a 429, which `crewai.llms.retry` tries three times on top."""
+REPEATS = 5
+"""Equal calls of one tool in one request from which it is a loop."""
+NO_ANSWER = "Agent completed execution but produced no final output"
+"""What CrewAI 1.15 returns as the answer when there is none (agent_executor.py:2601)."""
+PROXY_FAULTS = {
+    *("read-timeout", "timeout", "connect-timeout", "connect-refused", "connect-failed", "proxy"),
+    *("server-error", "reset", "disconnected", "connection-error", "auth", "hung", "dns", "tls"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A cause with its findings, and how much of the weight of the failures it takes."""
+
+    cause: str
+    findings: tuple[Finding, ...]
+    score: float = 0.85
+
+
+def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pattern]:
+    """All patterns of a run whose failing (or hiding) requests are `found`."""
+    every: Sequence[Callable[[Mapping[str, Sign], Run, Evidence], Pattern | None]] = (
+        _written_twice,
+        _no_answer,
+        _retries_spent,
+        _amplified,
+        _looping,
+        _through_a_proxy,
+        _late_by_faults,
+    )
+    seen = (each(found, run, evidence) for each in every)
+    return [pattern for pattern in seen if pattern is not None]
+
+
+def duplicates(spans: Sequence[Span]) -> list[Span]:
+    """Writes of a request that were made before, with the same content, and a fault between.
+
+    A tool may well post the same thing twice on purpose; after a failure it is the retry.
+    """
+    writes: dict[str, list[Span]] = defaultdict(list)
+    for span in spans:
+        status = int(span.attributes.get("http.response.status_code", 0) or 0)
+        if (key := str(span.attributes.get("playbook.write", ""))) and 200 <= status < 300:
+            writes[key].append(span)
+    failed = [span.end for span in spans if span.fault and span.kind in ("http", "llm", "tool")]
+    found = []
+    for same in writes.values():
+        same.sort(key=lambda span: span.start)
+        for one, other in pairwise(same):
+            if any(one.start <= end <= other.start for end in failed):
+                found.append(other)
+    return found
+
+
+def no_answer(outcome: Outcome, spans: Sequence[Span]) -> str:
+    """Why a request that ended well has no answer worth the name; empty if it has one."""
+    if NO_ANSWER in outcome.result:
+        return f"the answer is CrewAI's own words: {NO_ANSWER!r}"
+    calls = [
+        span for span in spans if span.kind == "llm" and not span.fault and place(span) == "llm"
+    ]
+    if calls:
+        last = max(calls, key=lambda span: span.end)
+        reason = last.attributes.get("gen_ai.response.finish_reason")
+        if reason in ("length", "max_tokens", "MAX_TOKENS"):
+            return f"the last model call was cut at its token limit (finish reason {reason})"
+    return ""
+
+
+def repeated(spans: Sequence[Span]) -> tuple[str, int]:
+    """The tool that was called most often with the same arguments, and how often."""
+    calls = Counter(
+        (span.name, str(span.attributes.get("playbook.arguments", "")))
+        for span in spans
+        if span.kind == "tool" and span.attributes.get("playbook.arguments")
+    )
+    if not calls:
+        return "", 0
+    (name, _), times = calls.most_common(1)[0]
+    return name, times
+
+
+def _written_twice(_: Mapping[str, Sign], run: Run, __: Evidence) -> Pattern | None:
+    twice = {name: each for name, own in by_request(run.spans).items() if (each := duplicates(own))}
+    if len(twice) < FEW:
+        return None
+    first = next(iter(twice.values()))[0]
+    text = f"{len(twice)} requests made the same write again after a failure: {first.name}"
+    return Pattern("side-effect-duplication", (Finding(text, "spans"),), 0.86)
+
+
+def _no_answer(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    spans = by_request(run.spans)
+    empty = [
+        why
+        for outcome in run.outcomes
+        if outcome.ok and (why := no_answer(outcome, spans.get(outcome.request, [])))
+    ]
+    if len(empty) < FEW or len(empty) < 0.3 * len(found):
+        return None
+    text = f"{len(empty)} of {len(run.outcomes)} requests end well without an answer: {empty[0]}"
+    return Pattern("false-success", (Finding(text, "outcomes"),))
+
+
+def _retries_spent(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    failing = [outcome.request for outcome in run.outcomes if outcome.failed]
+    spent = [name for name in failing if name in run.spent]
+    kinds = {sign.kind for name, sign in found.items() if name in spent}
+    transient = {"server-error", "rate-limit", "reset", "disconnected", "read-timeout"}
+    if len(spent) < FEW or len(spent) < 0.6 * len(failing) or not kinds & transient:
+        return None
+    text = (
+        f"{len(spent)} of {len(failing)} failing requests began with an agent whose retries "
+        f"were used up by earlier requests: {run.spent[spent[0]]}"
+    )
+    return Pattern("retry-budget-burnt", (Finding(text, "spans"),))
+
+
+def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern | None:
+    spans = by_request(run.spans)
+    clean, hit = [], []
+    layers: set[str] = set()
+    limited = False
+    for outcome in run.outcomes:
+        own = spans.get(outcome.request, [])
+        calls = [span for span in own if span.kind == "http" and place(span) == "llm"]
+        failed = [span for span in calls if span.fault]
+        if not failed:
+            clean.append(len(calls))
+            continue
+        hit.append(len(calls))
+        limited |= any(span.fault == "rate-limit" for span in failed)
+        if any(int(span.attributes.get("http.request.resend_count", 0) or 0) for span in calls):
+            layers.add("the SDK")
+        if _again(own, "agent"):
+            layers.add("the agent")
+        if _again(own, "crew"):
+            layers.add("the target around its kickoff")
+    if len(hit) < FEW:
+        return None
+    if not clean and evidence.alone is not None:
+        clean = [1]
+    usual = max(quantile([float(each) for each in clean], 0.5), 1.0)
+    mean = sum(hit) / len(hit) / usual
+    bound = WITH_RATE_LIMIT if limited else SDK_AND_AGENT
+    if mean <= bound and not (len(layers) >= 3 and mean >= 4.0):
+        return None
+    text = (
+        f"{mean:.0f} attempts for each model call that meets a fault (up to {max(hit)} in one "
+        f"request); tried again by {', '.join(sorted(layers)) or 'the client'}"
+    )
+    return Pattern("retry-amplification", (Finding(text, "spans"),), 0.86)
+
+
+def _again(spans: Sequence[Span], kind: str) -> bool:
+    """Did something of this kind begin anew after it had failed in the same request?"""
+    same = sorted((span for span in spans if span.kind == kind), key=lambda span: span.start)
+    return any(one.fault for one in same[:-1])
+
+
+def _looping(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    spans = by_request(run.spans)
+    loops = [
+        (times, name)
+        for request in found
+        for name, times in [repeated(spans.get(request, []))]
+        if times >= REPEATS
+    ]
+    if len(loops) < FEW or len(loops) < 0.5 * len(found):
+        return None
+    times, name = max(loops)
+    text = f"{len(loops)} requests call {name} again with the same arguments, up to {times} times"
+    return Pattern("agent-loop", (Finding(text, "spans"),))
+
+
+def _through_a_proxy(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    failed = [span for span in run.spans if span.kind == "http" and span.fault]
+    through = [span for span in failed if span.attributes.get("playbook.proxied")]
+    kinds = {sign.kind for sign in found.values()}
+    direct = [
+        span
+        for span in run.spans
+        if span.kind == "http" and not span.fault and span.attributes.get("playbook.proxied")
+    ]
+    if len(through) < FEW or len(through) < 0.8 * len(failed) or len(direct) > len(through):
+        return None
+    if not kinds & {*PROXY_FAULTS, "deadline"}:
+        return None
+    hosts = ", ".join(sorted({str(span.attributes.get("server.address")) for span in through}))
+    text = f"{len(through)} failed calls to {hosts} went to the proxy of the environment"
+    return Pattern("proxy-misroute", (Finding(text, "spans"),))
+
+
+def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    """Requests that overran because what they called failed and was tried again."""
+    from .rules import SIMPLE
+
+    late = [name for name, sign in found.items() if sign.kind == "deadline"]
+    spans = by_request(run.spans)
+    inner = [sign for name in late for sign in inner_faults(spans.get(name, []))[:1]]
+    if len(late) < FEW or len(inner) < 0.6 * len(late):
+        return None
+    unhurt = [o for o in run.outcomes if not inner_faults(spans.get(o.request, []))]
+    if unhurt and sum(o.overran for o in unhurt) > 0.3 * len(unhurt):
+        return None  # they are late without any fault, too
+    sign, times = Counter(inner).most_common(1)[0]
+    if sign.kind not in SIMPLE or sign.place.startswith("tool:") or sign.place == "memory":
+        return None
+    text = f"{times} of {len(late)} late requests met a fault that was tried again: {sign}"
+    return Pattern(SIMPLE[sign.kind], (Finding(text, "spans"),), 0.82)
