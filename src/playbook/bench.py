@@ -28,6 +28,10 @@ HANG_SECONDS = 45.0
 """Without a deadline, a call that is open for so long is counted as hung."""
 
 
+KNOWN_HANG_SECONDS = 12.0
+"""The same for a target that was seen to hang, and to be quick when it does not."""
+
+
 class BudgetSpent(Exception):
     """The next run would exceed the budget; what was measured so far stands."""
 
@@ -108,6 +112,9 @@ class Bench:
         self._busy = False
         self._began = 0.0
         self._p50 = 0.0
+        self._hangs = False
+        self._longest = 0.0
+        """The longest that a request of this target took to end well, in seconds."""
         self._retry_after = 0.0
         """The longest that the provider asked to wait, in seconds."""
         self._turn = 0
@@ -355,6 +362,9 @@ class Bench:
         limit = max(HANG_SECONDS, 10 * self._p50)
         if deadline:
             limit = max(3 * deadline, deadline + 10)
+        elif self._hangs and self._longest:
+            # It is known to hang, and how long it takes when it does not.
+            limit = min(limit, max(KNOWN_HANG_SECONDS, 10 * self._longest))
         # Waiting out a 429 is no hang; a request may have to do so a few times.
         return limit + (3 * self._retry_after if plan.retry else 0.0)
 
@@ -371,6 +381,8 @@ class Bench:
 
     def _account(self, run: Run) -> None:
         tokens: dict[str, int] = {}
+        self._hangs |= run.hung
+        self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
         for span in run.spans:
             within = span.attributes.get("playbook.within")
             if span.kind == "http" and within in ("llm", "endpoint"):

@@ -15,7 +15,7 @@ from itertools import pairwise
 from ..model import Finding, Outcome, Span
 from ..runner import Run
 from ..stats import quantile
-from .facts import Evidence, Sign, by_request, inner_faults, place
+from .facts import Evidence, Sign, by_request, inner_faults, most_at_once, place
 
 FEW = 2
 """Requests that must show a pattern."""
@@ -28,6 +28,11 @@ REPEATS = 5
 """Equal calls of one tool in one request from which it is a loop."""
 NO_ANSWER = "Agent completed execution but produced no final output"
 """What CrewAI 1.15 returns as the answer when there is none (agent_executor.py:2601)."""
+TRANSIENT = {
+    *("server-error", "rate-limit", "reset", "disconnected", "truncated", "connection-error"),
+    *("read-timeout", "connect-timeout", "connect-refused", "bad-response"),
+}
+"""What somebody may have tried again in good faith."""
 PROXY_FAULTS = {
     *("read-timeout", "timeout", "connect-timeout", "connect-refused", "connect-failed", "proxy"),
     *("server-error", "reset", "disconnected", "connection-error", "auth", "hung", "dns", "tls"),
@@ -52,6 +57,7 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
         _amplified,
         _looping,
         _through_a_proxy,
+        _out_of_descriptors,
         _late_by_faults,
     )
     seen = (each(found, run, evidence) for each in every)
@@ -112,7 +118,7 @@ def _written_twice(_: Mapping[str, Sign], run: Run, __: Evidence) -> Pattern | N
         return None
     first = next(iter(twice.values()))[0]
     text = f"{len(twice)} requests made the same write again after a failure: {first.name}"
-    return Pattern("side-effect-duplication", (Finding(text, "spans"),), 0.86)
+    return Pattern("side-effect-duplication", (Finding(text, "spans"),))
 
 
 def _no_answer(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
@@ -132,8 +138,7 @@ def _retries_spent(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern 
     failing = [outcome.request for outcome in run.outcomes if outcome.failed]
     spent = [name for name in failing if name in run.spent]
     kinds = {sign.kind for name, sign in found.items() if name in spent}
-    transient = {"server-error", "rate-limit", "reset", "disconnected", "read-timeout"}
-    if len(spent) < FEW or len(spent) < 0.6 * len(failing) or not kinds & transient:
+    if len(spent) < FEW or len(spent) < 0.6 * len(failing) or not kinds & TRANSIENT:
         return None
     text = (
         f"{len(spent)} of {len(failing)} failing requests began with an agent whose retries "
@@ -150,11 +155,11 @@ def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern |
     for outcome in run.outcomes:
         own = spans.get(outcome.request, [])
         calls = [span for span in own if span.kind == "http" and place(span) == "llm"]
-        failed = [span for span in calls if span.fault]
+        failed = [span for span in calls if span.fault in TRANSIENT]
         if not failed:
             clean.append(len(calls))
             continue
-        hit.append(len(calls))
+        hit.append((len(calls), most_at_once(own)))
         limited |= any(span.fault == "rate-limit" for span in failed)
         if any(int(span.attributes.get("http.request.resend_count", 0) or 0) for span in calls):
             layers.add("the SDK")
@@ -167,15 +172,16 @@ def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern |
     if not clean and evidence.alone is not None:
         clean = [1]
     usual = max(quantile([float(each) for each in clean], 0.5), 1.0)
-    mean = sum(hit) / len(hit) / usual
+    # Calls that are open side by side are a fan-out, and not attempts of one another.
+    mean = sum(calls / max(usual, wide) for calls, wide in hit) / len(hit)
     bound = WITH_RATE_LIMIT if limited else SDK_AND_AGENT
     if mean <= bound and not (len(layers) >= 3 and mean >= 4.0):
         return None
     text = (
-        f"{mean:.0f} attempts for each model call that meets a fault (up to {max(hit)} in one "
+        f"{mean:.0f} attempts for each model call that meets a fault (up to {max(hit)[0]} in one "
         f"request); tried again by {', '.join(sorted(layers)) or 'the client'}"
     )
-    return Pattern("retry-amplification", (Finding(text, "spans"),), 0.86)
+    return Pattern("retry-amplification", (Finding(text, "spans"),))
 
 
 def _again(spans: Sequence[Span], kind: str) -> bool:
@@ -215,6 +221,20 @@ def _through_a_proxy(found: Mapping[str, Sign], run: Run, _: Evidence) -> Patter
     hosts = ", ".join(sorted({str(span.attributes.get("server.address")) for span in through}))
     text = f"{len(through)} failed calls to {hosts} went to the proxy of the environment"
     return Pattern("proxy-misroute", (Finding(text, "spans"),))
+
+
+def _out_of_descriptors(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    """One EMFILE explains the rest: a file, a database or a socket that cannot be opened."""
+    said = [name for name, sign in found.items() if sign.kind == "emfile"]
+    others = {sign.kind for sign in found.values()}
+    like = {"emfile", "storage-error", "connection-error", "connect-failed", "dns", "unknown"}
+    if len(said) < FEW or others - like:
+        return None
+    text = (
+        f"{len(said)} of {len(found)} failing requests could not open another descriptor; "
+        f"{run.stats.get('descriptors', 0):.0f} were still open when all was over"
+    )
+    return Pattern("file-descriptors-exhausted", (Finding(text, "process"),))
 
 
 def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:

@@ -35,6 +35,8 @@ class Intervention:
     """Another concurrency than the failing one, where that is the intervention."""
     trades: bool = False
     """It may leave the requests failing in another way: what it takes away hid that."""
+    least: int = 0
+    """Requests that a fresh process must serve before the failure shows at all."""
 
 
 def interventions(
@@ -94,7 +96,7 @@ def interventions(
         limit = max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95))
         again = Plan(timeout_s=limit, retry=("read-timeout",))
         return [Intervention(f"model calls cut off at {limit:.0f} s and made again", again)]
-    if cause == "cpu-saturation" and run.concurrency > 1:
+    if cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1:
         return [one]
     return []
 
@@ -114,7 +116,9 @@ WITHOUT: Mapping[str, Intervention] = {
     "max-rpm-wait": Intervention("max_rpm off", Plan(no_max_rpm=True)),
     "event-handler-slow": Intervention("the handlers not waited for", Plan(no_handlers=True)),
     "hidden-preflight": Intervention("token counting off", Plan(no_preflights=True)),
-    "retry-budget-burnt": Intervention("a fresh agent's retries", Plan(fresh_budget=True)),
+    "retry-budget-burnt": Intervention(
+        "a fresh agent's retries", Plan(fresh_budget=True), least=40
+    ),
     "side-effect-duplication": Intervention(
         "the agent's own retries off", Plan(agent_tries=1), trades=True
     ),
@@ -168,6 +172,7 @@ def prove(
     size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
     if intervention.plan.retry and asked_to_wait(run) > 2.0:
         size = min(size, 10)  # each may have to wait out the provider's window
+    size = max(size, intervention.least)
     during: Run | None = None
     back = Count(0, 0)
     proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
@@ -184,7 +189,8 @@ def prove(
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             return Trial(proof, False, during)
-        again = serve(max(level, min(size, 20)), level, Plan(), "back again")
+        number = max(level, min(size, 20), intervention.least)
+        again = serve(number, level, Plan(), "back again")
         back = _sum(back, count(again, found, hidden))
         p_value = fell(_sum(before, back), after)
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)

@@ -55,6 +55,7 @@ SIMPLE: Mapping[str, str] = {
     "event-loop-closed": "client-across-loops",
     "lock-timeout": "crewai-lock-contention",
     "storage-not-writable": "storage-not-writable",
+    "storage-error": "storage-not-writable",
     "storage-locked": "crewai-lock-contention",
     "memory-error": "memory-error",
     "max-iterations": "agent-loop",
@@ -90,6 +91,8 @@ DIRECT = {
     "tool-error",
     "side-effect-duplication",
     "worker-exit",
+    "file-descriptors-exhausted",
+    "storage-not-writable",
     "false-success",
     "retry-amplification",
     "agent-loop",
@@ -130,10 +133,12 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             )
             findings[cause] += texts
     _shared_state(run, evidence, found, scores, findings)
-    for pattern in patterns(found, run, evidence):
+    seen = patterns(found, run, evidence)
+    above = {pattern.cause for pattern in seen} | {"shared-mutable-state"}
+    for pattern in seen:
         # The more particular truth stands above what the failure calls itself.
         for cause, score in scores.items():
-            if cause not in (pattern.cause, "shared-mutable-state"):
+            if cause not in above:
                 scores[cause] = min(score, pattern.score - 0.05)
         scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
         findings.setdefault(pattern.cause, [])[:0] = pattern.findings
@@ -144,7 +149,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         for cause in NEED_OVERLAP & set(scores):
             scores[cause] *= 0.3
     ranked = [
-        Suspect(cause, layer_of(cause), round(min(score, 0.86), 3), tuple(findings[cause]))
+        Suspect(cause, layer_of(cause), round(min(score, 0.85), 3), tuple(findings[cause]))
         for cause, score in scores.items()
     ]
     return sorted(ranked, key=lambda item: -item.score)

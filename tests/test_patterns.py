@@ -1,0 +1,191 @@
+"""Causes that show only in how the calls of a request lie together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_rules import WIDTH, alone, chat, each, evidence, first, outcome, run, span, tool
+
+from playbook.diagnose.facts import masked, signs
+from playbook.diagnose.patterns import NO_ANSWER, REPEATS, duplicates, patterns, repeated
+from playbook.model import Link, Span
+
+SERVER = [Link("openai.InternalServerError", "The server had an error", 500)]
+
+
+def attempts(request: str, number: int, *, ok: bool, at: float = 0.0) -> list[Span]:
+    """One model call of so many attempts, the last of which may go well."""
+    found = [span(request, "llm", "gpt-4o-mini", at, at + number)]
+    for each_ in range(number):
+        fails = each_ < number - 1 or not ok
+        known: dict[str, Any] = {"fault": "server-error"} if fails else {}
+        call = span(
+            request, "http", "POST /v1/chat/completions", at + each_, at + each_ + 0.5, **known
+        )
+        call.attributes.update({"playbook.within": "llm", "http.request.resend_count": each_})  # type: ignore[attr-defined]
+        found.append(call)
+    return found
+
+
+def write(request: str, at: float, key: str = "k", status: int = 201) -> Span:
+    found = span(request, "http", "POST /bookings", at, at + 0.1, within="tool", tool="book")
+    found.attributes.update({"playbook.write": key, "http.response.status_code": status})  # type: ignore[attr-defined]
+    return found
+
+
+def causes(found: Any, *others: Any, hidden: bool = False) -> set[str]:
+    kinds = masked(found) if hidden else signs(found)
+    return {pattern.cause for pattern in patterns(kinds, found, evidence(*others, found))}
+
+
+def test_a_write_is_made_twice_only_with_a_fault_between() -> None:
+    fault = span("r", "http", "POST /v1/chat/completions", 1, 2, within="llm", fault="server-error")
+    assert len(duplicates([write("r", 0), fault, write("r", 3)])) == 1
+    assert duplicates([write("r", 0), write("r", 3)]) == []
+    assert duplicates([write("r", 0), fault, write("r", 3, key="other")]) == []
+    assert duplicates([write("r", 0, status=503), fault, write("r", 3)]) == []
+
+
+def test_duplicated_writes_stand_above_the_500_that_led_to_them() -> None:
+    spans = []
+    for name in each():
+        failed = span(
+            name, "http", "POST /v1/chat/completions", 1, 2, within="llm", fault="server-error"
+        )
+        spans += [write(name, 0), failed, write(name, 3)]
+    found = run([outcome(name) for name in each()], spans)
+    assert first(found, alone(), hidden=True) == "side-effect-duplication"
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(9, set()), (12, {"retry-amplification"})], ids=["defaults", "more"]
+)
+def test_more_attempts_than_the_defaults_make(number: int, expected: set[str]) -> None:
+    spans = [item for name in each() for item in attempts(name, number, ok=False)]
+    found = run([outcome(name, SERVER) for name in each()], spans)
+    assert causes(found, alone()) == expected
+
+
+def test_a_fan_out_is_no_retry() -> None:
+    spans = []
+    for name in each():
+        for _ in range(30):
+            spans += chat(name, 0, 1, fault="server-error")
+    found = run([outcome(name, SERVER) for name in each()], spans)
+    assert "retry-amplification" not in causes(found, alone())
+    assert first(found, alone()) == "unbounded-parallelism"
+
+
+def test_an_agent_without_retries_left() -> None:
+    spans = [item for name in each() for item in chat(name, fault="server-error")]
+    outcomes = [outcome(name, SERVER) for name in each()]
+    spent = dict.fromkeys(each(), "Nurse")
+    assert first(run(outcomes, spans, spent=spent), alone()) == "retry-budget-burnt"
+    few = dict.fromkeys(each()[:3], "Nurse")
+    assert first(run(outcomes, spans, spent=few), alone()) == "provider-5xx"
+
+
+def test_an_answer_that_is_none() -> None:
+    spans = [item for name in each() for item in chat(name)]
+    found = run([outcome(name, result=NO_ANSWER) for name in each()], spans)
+    assert first(found, alone(), hidden=True) == "false-success"
+    sound = run([outcome(name, result="Platform 4") for name in each()], spans)
+    assert not masked(sound)
+
+
+def test_a_cut_answer_counts_only_if_it_is_the_last() -> None:
+    def request(name: str, *reasons: str) -> list[Span]:
+        found = []
+        for number, reason in enumerate(reasons):
+            call = span(name, "llm", "gpt-4o-mini", number, number + 0.5)
+            call.attributes["gen_ai.response.finish_reason"] = reason  # type: ignore[index]
+            found.append(call)
+        return found
+
+    cut = [item for name in each() for item in request(name, "stop", "length")]
+    assert causes(run([outcome(name) for name in each()], cut), hidden=True) == {"false-success"}
+    went_on = [item for name in each() for item in request(name, "length", "stop")]
+    assert not masked(run([outcome(name) for name in each()], went_on))
+
+
+def test_the_same_tool_call_again_and_again() -> None:
+    def request(name: str, times: int, *, same: bool) -> list[Span]:
+        found = []
+        for number in range(times):
+            calls = tool(name, number, number + 0.1)
+            calls[0].attributes["playbook.arguments"] = "x" if same else f"x{number}"  # type: ignore[index]
+            found += calls
+        return found
+
+    assert repeated(request("r", 4, same=True)) == ("read", 4)
+    loop = [item for name in each() for item in request(name, REPEATS, same=True)]
+    found = run([outcome(name) for name in each()], loop)
+    assert first(found, alone(), hidden=True) == "agent-loop"
+    many = [item for name in each() for item in request(name, REPEATS, same=False)]
+    assert not masked(run([outcome(name) for name in each()], many))
+
+
+def test_calls_that_fail_on_their_way_through_a_proxy() -> None:
+    spans = [item for name in each() for item in chat(name, fault="read-timeout", read_s=2.0)]
+    chain = [Link("httpx.ReadTimeout", "timed out")]
+    outcomes = [outcome(name, chain, 2.0) for name in each()]
+    assert "proxy-misroute" not in causes(run(outcomes, spans), alone())
+    for item in spans:
+        if item.kind == "http":
+            item.attributes["playbook.proxied"] = True  # type: ignore[index]
+    assert first(run(outcomes, spans), alone()) == "proxy-misroute"
+
+
+def test_a_proxy_that_lets_others_through_is_innocent() -> None:
+    spans = [item for name in each(2) for item in chat(name, fault="server-error")]
+    spans += [item for name in each(8, "k") for item in chat(name)]
+    for item in spans:
+        if item.kind == "http":
+            item.attributes["playbook.proxied"] = True  # type: ignore[index]
+    outcomes = [outcome(name, SERVER) for name in each(2)] + [outcome(n) for n in each(8, "k")]
+    assert causes(run(outcomes, spans), alone()) == set()
+
+
+def test_requests_that_are_late_because_calls_failed_inside() -> None:
+    late = [item for name in each(5) for item in attempts(name, 3, ok=True)]
+    quick = [item for name in each(5, "k") for item in chat(name)]
+    outcomes = [
+        *(outcome(name, seconds=4.0, overran=True) for name in each(5)),
+        *(outcome(name) for name in each(5, "k")),
+    ]
+    found = run(outcomes, [*late, *quick])
+    assert first(found, alone(), deadline_s=3.0) == "provider-5xx"
+
+
+def test_a_second_cause_is_named_beside_the_first() -> None:
+    from playbook.diagnose.rules import suspects
+
+    names = each()
+    crossed = [outcome(name, foreign=("x",)) for name in names]
+    spans = [item for name in names for item in chat(name)]
+    spans += [item for name in names[:4] for item in chat(name, fault="server-error")]
+    found = run(crossed, spans)
+    ranked = [item.cause for item in suspects(signs(found), found, evidence(alone(), found))]
+    assert ranked[0] == "shared-mutable-state"
+    assert "provider-5xx" in ranked
+    assert len(names) == WIDTH
+
+
+def test_one_emfile_explains_the_files_that_cannot_be_opened() -> None:
+    emfile = [Link("builtins.OSError", "[Errno 24] Too many open files", errno=24)]
+    database = [Link("crewai.DatabaseOperationError", "unable to open database file")]
+    outcomes = [outcome(name, emfile) for name in each(4)]
+    outcomes += [outcome(name, database) for name in each(3, "k")]
+    assert first(run(outcomes), alone()) == "file-descriptors-exhausted"
+
+
+def test_a_request_that_nothing_can_help_is_not_amplified() -> None:
+    """A context that is too long is summarised in many calls, which is no retry."""
+    spans = [item for name in each() for item in attempts(name, 30, ok=False)]
+    for item in spans:
+        if item.fault:
+            object.__setattr__(item, "fault", "bad-request")
+    chain = [Link("openai.BadRequestError", "maximum context length is 8192 tokens", 400)]
+    found = run([outcome(name, chain) for name in each()], spans)
+    assert "retry-amplification" not in causes(found, alone())
