@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 
 import aiohttp
 import anthropic
@@ -830,3 +831,19 @@ def test_a_real_fault_through_crewai(kind, tmp_path, monkeypatch):
         with pytest.raises(Exception) as caught:
             llm.call("hi")
     assert classify(caught.value).kind == kind, unwrap(caught.value)
+
+
+def test_a_folder_that_crewai_cannot_make_is_its_storage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from crewai import Crew
+
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("CREWAI_STORAGE_DIR", str(file / "below"))
+    with pytest.raises(OSError, match="file") as raised:
+        Crew(agents=[], tasks=[])
+    assert classify(raised.value).kind == "storage-not-writable"
+    with pytest.raises(OSError, match="file") as own:
+        (file / "below").mkdir()
+    assert classify(own.value).kind != "storage-not-writable"

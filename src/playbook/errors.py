@@ -48,6 +48,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
@@ -236,6 +237,10 @@ _ERRNO = {
     "ENOSPC": "storage-not-writable",
     "ENOMEM": "out-of-memory",
 }
+
+_NO_PLACE = {"ENOENT", "ENOTDIR", "EACCES", "EPERM", "EROFS", "ENOSPC"}
+_STORES = ("crewai.memory", "crewai.utilities.paths", "crewai.rag", "crewai_core", "crewai.flow.p")
+"""Modules of CrewAI that keep files of their own."""
 
 _NOISE = re.compile(
     r"\[CrewAIEventsBus\] Warning|signal only works in main thread"
@@ -578,7 +583,19 @@ def _link(exception: BaseException) -> Link:
         status=_status(exception),
         retry_after=_retry_after(exception),
         errno=errno if isinstance(errno, int) else None,
+        where=_raised_in(exception),
     )
+
+
+def _raised_in(exception: BaseException) -> str:
+    """The module of the innermost frame that is not the standard library's."""
+    where, frame = "", exception.__traceback__
+    while frame is not None:
+        name = str(frame.tb_frame.f_globals.get("__name__", ""))
+        if name.partition(".")[0] not in sys.stdlib_module_names:
+            where = name
+        frame = frame.tb_next
+    return where
 
 
 def _get(thing: Any, name: str) -> Any:
@@ -697,6 +714,8 @@ def _kind(link: Link) -> str:
     if not own and (status := _status_of(link)) is not None:
         return _by_status(status, text)
     number = errorcode.get(link.errno or 0, "")
+    if number in _NO_PLACE and link.where.startswith(_STORES):
+        return "storage-not-writable"
     kind = _by_text(text)
     # "Connection timed out" of the kernel is about the connect; the text only says "timed out".
     if kind in {"unknown", "timeout"} and number in _ERRNO:

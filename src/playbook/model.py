@@ -71,6 +71,8 @@ class Link:
     retry_after: float | None = None
     """Seconds the server asked us to wait."""
     errno: int | None = None
+    where: str = ""
+    """Module of the innermost frame that is not Python's own, where a traceback tells."""
 
 
 @dataclass(frozen=True, slots=True)
