@@ -382,7 +382,8 @@ class Bench:
     def _account(self, run: Run) -> None:
         tokens: dict[str, int] = {}
         self._hangs |= run.hung
-        self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
+        if run.plan == Plan():  # an intervention may make requests wait
+            self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
         for span in run.spans:
             within = span.attributes.get("playbook.within")
             if span.kind == "http" and within in ("llm", "endpoint"):
