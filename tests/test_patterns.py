@@ -189,3 +189,14 @@ def test_a_request_that_nothing_can_help_is_not_amplified() -> None:
     chain = [Link("openai.BadRequestError", "maximum context length is 8192 tokens", 400)]
     found = run([outcome(name, chain) for name in each()], spans)
     assert "retry-amplification" not in causes(found, alone())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cause"), [(4.5, "deadline-not-enforced"), (1.02, "platform-timeout")]
+)
+def test_a_limit_that_was_kept_is_no_limit_that_was_not(seconds: float, cause: str) -> None:
+    said = "Task 'x' execution timed out after 1 seconds. Consider increasing max_execution_time"
+    chain = [Link("TimeoutError", said)]
+    spans = [item for name in each() for item in chat(name, 0, seconds)]
+    found = run([outcome(name, chain, seconds) for name in each()], spans)
+    assert first(found, alone(1.0)) == cause

@@ -14,7 +14,7 @@ llm = LLM(model="gpt-4o-mini", timeout=20, max_retries=1)
 WATCH_LIST = [
     f"{first} {middle}. {last} trading and partners"
     for first in ("Anna", "Boris", "Clara", "Dmitri", "Elena", "Farid", "Greta", "Hassan")
-    for middle in "ABCDEFGHIJKLMNOP"
+    for middle in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     for last in ("Aldana", "Brunner", "Castell", "Dorn", "Eriksen", "Falk", "Grau", "Holm")
 ]
 

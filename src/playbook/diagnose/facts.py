@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -158,6 +159,8 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
             return inner[-1]
         if kind in _GENERIC and outcome.overran:
             return Sign("deadline", dominant(outcome, spans))
+        if kind == "execution-timeout" and 0 < 1.3 * allowed(outcome) < outcome.seconds - 0.25:
+            return Sign(kind)  # it was given so long, and took longer all the same
         if kind in ("timeout", "deadline", "execution-timeout"):
             # The target keeps a deadline of its own.
             return Sign("deadline", dominant(outcome, spans))
@@ -166,6 +169,16 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
             return Sign("deadline", dominant(outcome, spans))
         return Sign(kind, "llm" if _is_providers(kind) else "")
     return Sign("deadline", dominant(outcome, spans))
+
+
+_ALLOWED = re.compile(r"execution timed out after (\d+(?:\.\d+)?) seconds")
+
+
+def allowed(outcome: Outcome) -> float:
+    """Seconds that CrewAI says a task was given (`max_execution_time`); 0 where it says nothing."""
+    chain = outcome.fault.chain if outcome.fault else ()
+    said = (_ALLOWED.search(link.message) for link in chain)
+    return max((float(found[1]) for found in said if found), default=0.0)
 
 
 def _left_open(span: Span) -> bool:

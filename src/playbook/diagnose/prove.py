@@ -9,7 +9,7 @@ from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile
-from .facts import Sign, grows, masked, seconds_at, signs, silent_at_times
+from .facts import Sign, allowed, grows, masked, seconds_at, signs, silent_at_times
 
 TRANSIENT = (
     "rate-limit",
@@ -23,6 +23,7 @@ TRANSIENT = (
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
 ROUNDS = 3
+SIDE_BY_SIDE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,10 @@ def interventions(
     if cause == "thread-pool-starvation":
         threads = max(run.concurrency * 2, 16)
         return [Intervention(f"an executor of {threads} threads", Plan(executor=threads))]
+    if cause == "deadline-not-enforced":
+        limit = max(map(allowed, run.outcomes))
+        name = f"a timeout of {limit:g} s on the model calls themselves"
+        return [Intervention(name, Plan(timeout_s=limit), trades=True)] if limit else []
     if cause == "no-timeout":
         limit = max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95))
         again = Plan(timeout_s=limit, retry=("read-timeout",))
@@ -168,6 +173,9 @@ def prove(
     rate = before.failures / max(before.attempts, 1)
     enough = max(attempts_needed(rate), 8)
     level = run.concurrency
+    if any(sign.kind == "hung" for sign in found):
+        # A run ends with its first hang: side by side, more than one is seen to hang.
+        level = max(level, SIDE_BY_SIDE)
     width = intervention.concurrency or level
     size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
     if intervention.plan.retry and asked_to_wait(run) > 2.0:

@@ -365,6 +365,12 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
     lag = run.stats.get("loop_lag_s", 0.0)
     if evidence.is_async and lag > 0.25 * quantile([o.seconds for o in run.outcomes], 0.5):
         stalled = Finding(f"the event loop could not run for {lag:.2f} s", "process")
+        if where == "queue" and lag < 0.5 * quantile([o.seconds for o in run.outcomes], 0.5):
+            # A larger executor tells the two apart: it does nothing for a loop that is held.
+            return [
+                ("thread-pool-starvation", 0.8, texts),
+                ("event-loop-blocked", 0.75, [*texts, stalled]),
+            ]
         return [
             ("event-loop-blocked", 0.8, [*texts, stalled]),
             ("thread-pool-starvation", 0.4, texts),
