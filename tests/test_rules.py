@@ -559,3 +559,17 @@ def test_the_fingerprint_is_the_last_call_with_the_class_that_was_raised() -> No
     ]
     assert sign(outcome("r0", chain), spans) == Sign("server-error", "llm")
     assert sign(outcome("r0", chain), spans[:2]) == Sign("server-error", "tool:read")
+
+
+@pytest.mark.parametrize(("seconds", "ours"), [(1.0, True), (5.0, False)])
+def test_a_full_process_is_our_fault_only_at_what_crewai_costs(seconds: float, ours: bool) -> None:
+    """Ten kickoffs with a call each may cost CrewAI 1.2 s of a core, and not five."""
+    from playbook.diagnose.judge import _ourselves
+
+    spans = [
+        item
+        for name in each()
+        for item in [span(name, "crew", "crew", 0, seconds), *chat(name, 0, seconds)]
+    ]
+    late = [outcome(name, seconds=seconds, overran=True) for name in each()]
+    assert _ourselves(run(late, spans, stats={"cpu": 0.95})) is ours

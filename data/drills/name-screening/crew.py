@@ -27,8 +27,9 @@ def closest(name: str) -> str:
 
 
 def build_crew(inputs: dict) -> Crew:
-    found = closest(f"{inputs['customer']} import and export company of {inputs['city']}")
+    name = f"{inputs['customer']} import and export company of {inputs['city']}"
+    found, turned = closest(name), closest(" ".join(reversed(name.split())))
     officer = Agent(config=AGENTS["officer"], llm=llm)
     note = Task(config=TASKS["note"], agent=officer)
-    note.description += f" The nearest names on the list are: {found}."
+    note.description += f" The nearest names on the list are: {found}, {turned}."
     return Crew(agents=[officer], tasks=[note])
