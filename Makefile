@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: triage test lint unit e2e notebooks drill lab open bench clean
+.PHONY: triage test lint unit notebooks drills record open bench wheels facts clean
 
 triage: $(READY) ## install, then triage the bundled failing crew against the lab
 	@echo "A support desk that answers with other customers' data, at 1 and 10 requests at once."
@@ -18,21 +18,36 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(READY)
-	$(BIN)/python -m pytest
+unit: $(READY) ## what measures no time side by side, then what does, alone
+	$(BIN)/python -m pytest -m 'not slow and (not e2e or calm)' -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'e2e and not calm and not slow'
 
 notebooks: $(READY)
 	$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/nbval-sanitize.cfg \
-		--nbval-cell-timeout=300 --timeout=600
+		--nbval-cell-timeout=300 --timeout=600 -n 2 --dist loadfile
+
+drills: $(READY) ## every drill, triaged over five seeds (hours); goes on where it was stopped
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python benchmarks/drills.py
+
+record: $(READY) ## execute every notebook anew and store what it shows
+	$(BIN)/python tests/record.py notebooks/*.ipynb notebooks/training/*.ipynb
 
 open: $(READY)
 	$(BIN)/playbook open
 
-bench: $(READY) ## time to verdict of the bundled incident; the lab beside others, its memory, its fidelity
-	$(BIN)/python benchmarks/time_to_verdict.py
-	$(BIN)/python benchmarks/lab_throughput.py
-	$(BIN)/python benchmarks/lab_memory.py
-	$(BIN)/python benchmarks/lab_fidelity.py
+bench: $(READY) ## every figure that is promised, measured now, beside its bound
+	$(BIN)/python benchmarks
+
+wheels: $(READY) ## the built wheel in clean environments: each Python, the newest and the oldest crewai
+	$(BIN)/python tests/wheels.py
+
+facts: ## what the kit knows of CrewAI, against the oldest and the newest release it allows
+	@for release in 'crewai[anthropic]==1.15.0' 'crewai[anthropic]>=1.15,<2'; do \
+		echo "== $$release"; rm -rf out/facts; $(PYTHON) -m venv out/facts && \
+		out/facts/bin/python -m pip install --quiet --editable . "$$release" pytest pytest-timeout && \
+		out/facts/bin/python -m pytest -q -p no:cacheprovider tests/test_crewai_facts.py || exit 1; \
+	done
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "playbook needs Python 3.11, 3.12 or 3.13"; exit 2; }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .case import Case, CaseError, read
     from .notebook.panel import panel
     from .target import TargetError
-    from .training import drill
+    from .training import drill, open_case
 
 __version__ = "0.1.0"
 
@@ -22,10 +22,11 @@ _HOME = {
     "CaseError": "case",
     "TargetError": "target",
     "drill": "training",
+    "open_case": "training",
     "panel": "notebook",
     "read": "case",
 }
-__all__ = ["Case", "CaseError", "TargetError", "drill", "panel", "read"]
+__all__ = ["Case", "CaseError", "TargetError", "drill", "open_case", "panel", "read"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import canary, local
-from .inject import Plan
-from .model import Cost, Outcome, Progress
+from .errors import classify
+from .inject import RETRY_LIMIT, Plan
+from .model import Cost, Link, Outcome, Progress
 from .runner import Nursery, Run, Worker
 from .target import Spec
+
+if TYPE_CHECKING:
+    from . import fleet
 
 HANDFUL = 5
 """Requests that a provider outside this machine gets without being asked for."""
@@ -55,16 +59,24 @@ class Settings:
     inputs: tuple[Mapping[str, Any] | None, ...] = (None,)
     """One request's inputs each, taken in turn; None lets the kit fill the placeholders."""
     levels: tuple[int, ...] = (1, 10, 50, 100)
+    required: tuple[int, ...] = ()
+    """Levels that a sweep reaches, however clear the answer was before (see `playbook.gate`)."""
     requests_per_level: int | None = None
     deadline_s: float | None = None
     """The platform's deadline around one request."""
     timeout_s: float | None = None
     """Timeout of a model call in place of the target's own; None leaves it alone."""
+    tries: int = 0
+    """How often a model call is made, whoever makes it again; 0 leaves the retries alone."""
+    without: tuple[str, ...] = ()
+    """Components that are out in every run."""
     max_requests: int = 1500
     max_tokens: int | None = None
     max_seconds: float = 170.0
     python: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
+    workers: str = ""
+    """``local:N`` or the address of a Dask scheduler: the load is spread over its workers."""
 
 
 class Bench:
@@ -90,7 +102,8 @@ class Bench:
         self.runs = 0
         self.provider_calls = 0
         self.tokens = 0
-        self.components: list[str] = []
+        self.known: list[str] = []
+        """Every component that was seen in the target's crews."""
         self.answers: dict[str, str] = {}
         self.versions: dict[str, str] = {}
         self.kind = ""
@@ -107,7 +120,11 @@ class Bench:
         self._peers: set[str] = set()
         self._confirmed = False
         self._most_tokens = 0
+        self._priced = False
+        """A request was served, so that what one costs in tokens is known."""
         self._stop = threading.Event()
+        self._turns = threading.RLock()
+        """One experiment at a time: two would skew each other, and both take the last request."""
         self.worked = 0.0
         self._busy = False
         self._began = 0.0
@@ -119,9 +136,16 @@ class Bench:
         """The longest that the provider asked to wait, in seconds."""
         self._turn = 0
         self._workers: set[Worker] = set()
-        self._nursery: Nursery | local.Nursery
+        self.fleet: fleet.Nursery | None = None
+        self._nursery: Nursery | local.Nursery | fleet.Nursery
         if live is not None:
             self._nursery = local.Nursery(live, spec.text)
+        elif settings.workers:
+            from . import fleet
+
+            self._nursery = self.fleet = fleet.Nursery(
+                spec, settings.workers, python=settings.python, env=settings.env
+            )
         else:
             self._nursery = Nursery(
                 spec,
@@ -131,6 +155,13 @@ class Bench:
                 env=settings.env,
             )
 
+    @property
+    def spare_storage(self) -> str:
+        """A directory that can be written, for a target whose own storage cannot; or empty."""
+        if isinstance(self._nursery, Nursery) and self._nursery.unwritable:
+            return str(self._nursery.storage / "spare")
+        return ""
+
     # --- control ---------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -139,6 +170,11 @@ class Bench:
 
     def resume(self) -> None:
         self._stop.clear()
+
+    @property
+    def processes(self) -> int:
+        """How many processes share the load: one, or the workers of the fleet."""
+        return self.fleet.size if self.fleet is not None else 1
 
     @property
     def stopped(self) -> bool:
@@ -170,9 +206,16 @@ class Bench:
         return self.settings.max_seconds - self.seconds
 
     @property
+    def components(self) -> list[str]:
+        """The components that are in: those that were seen and that the settings leave in."""
+        return [item for item in self.known if item not in self.settings.without]
+
+    @property
     def blind(self) -> bool:
         """Nothing in the given inputs tells one request's data from another's."""
         inputs = self.settings.inputs
+        if self.spec.kind == "http" and None in inputs:
+            return canary.PLACEHOLDER not in f"{self.spec.text}{self.spec.http}"
         if None in inputs or (self.marks and len(inputs) > 1 and any(canary.marks(inputs))):
             return False
         token = canary.new()
@@ -193,14 +236,15 @@ class Bench:
 
     def fresh(self) -> Worker:
         """A fresh start of the target; raises TargetError if it cannot be loaded."""
-        if self.stopped:
-            raise Stopped
-        with self._at_work():
-            worker = self._nursery.worker()
-        self._workers.add(worker)
-        self.kind, self.is_async = worker.kind, worker.is_async
-        self.versions = worker.versions
-        return worker
+        with self._turns:
+            if self.stopped:
+                raise Stopped
+            with self._at_work():
+                worker = self._nursery.worker()
+            self._workers.add(worker)
+            self.kind, self.is_async = worker.kind, worker.is_async
+            self.versions = worker.versions
+            return worker
 
     def retire(self, worker: Worker) -> None:
         worker.close()
@@ -217,12 +261,14 @@ class Bench:
         worker, self._served = self._served, None
         return worker if worker is not None and worker.alive else None
 
-    def afford(self, count: int) -> int:
-        """How many of `count` requests the budget still allows."""
-        left = [count, self.settings.max_requests - self.requests]
+    def afford(self, count: int, sends: int = 1) -> int:
+        """How many of `count` requests the budget still allows, if each is sent `sends` times."""
+        left = [count, (self.settings.max_requests - self.requests) // sends]
         if self.settings.max_tokens is not None:
             each = max(self._most_tokens, 1)
             left.append((self.settings.max_tokens - self.tokens) // each)
+            if not self._priced:
+                left.append(1)
         return 0 if self.seconds_left <= 0 else max(0, min(left))
 
     def run(
@@ -240,18 +286,27 @@ class Bench:
         Fewer are sent when the budget does not allow more. Raises BudgetSpent when
         it allows none, NotConfirmed, Stopped, TargetError.
         """
-        if plan.own_process:
-            return self._each_alone(step, count, plan, text)
+        with self._turns:
+            if plan.own_process:
+                return self._each_alone(step, count, plan, text)
+            return self._run(step, count, concurrency, plan, worker, text)
+
+    def _run(
+        self, step: str, count: int, concurrency: int, plan: Plan, worker: Worker | None, text: str
+    ) -> Run:
         if self.stopped:
             raise Stopped
-        count = self.afford(count)
+        # An intervention that calls an endpoint again may do so for every request.
+        sends = 1 + RETRY_LIMIT if plan.retry and self.spec.kind == "http" else 1
+        if count * sends > (HANDFUL if self.settings.max_tokens is None else 1):
+            self._find_out(worker)
+        count = self.afford(count, sends)
         if count == 0:
             raise BudgetSpent
-        self._ask(count)
+        self._ask(count * sends)
         own = worker is None
         worker = worker or self.fresh()
-        if self.settings.timeout_s:
-            plan = _with_timeout(plan, self.settings.timeout_s)
+        plan = _as_set(plan, self.settings)
         done = 0
         self.runs += 1
         number = self.runs
@@ -263,6 +318,7 @@ class Bench:
                 self.keep(number, step, message)
             if message["t"] == "outcome":
                 done += 1
+                chain = tuple(Link(**link) for link in message["chain"])
                 self.on_progress(
                     Progress(
                         step,
@@ -276,6 +332,7 @@ class Bench:
                             message["ok"],
                             message["start"],
                             message["end"],
+                            classify(chain) if chain else None,
                             foreign=tuple(message["foreign"]),
                             overran=bool(self.settings.deadline_s)
                             and message["end"] - message["start"] > (self.settings.deadline_s or 0),
@@ -284,7 +341,7 @@ class Bench:
                 )
 
         worker.on_message = listen
-        self.requests += count
+        self.requests += count * sends
         self.on_progress(Progress(step, text, 0, count, concurrency))
         meta = {"t": "run", "concurrency": concurrency, "plan": asdict(replace(plan, answers={}))}
         self.keep(number, step, meta)
@@ -302,15 +359,20 @@ class Bench:
                     marks=self.marks,
                 )
         finally:
-            self.components = list(dict.fromkeys([*self.components, *worker.components]))
+            self._meet(worker)
             self.answers = {**worker.answers, **self.answers}
             self._peers |= worker.peers
             if own:
                 self.retire(worker)
-        self._account(run)
+        self._account(run, count, sends)
         if self.recalls:
             run.outcomes = [replace(outcome, foreign=()) for outcome in run.outcomes]
         return run
+
+    def _find_out(self, worker: Worker | None) -> None:
+        """Whom a request calls and what it costs is seen from one, before many are sent."""
+        if not self._priced and self.afford(1):
+            self._run("warm-up", 1, 1, Plan(), worker, "one request, to see whom it calls")
 
     def _each_alone(self, step: str, count: int, plan: Plan, text: str) -> Run:
         """`count` requests, each in a fresh start."""
@@ -321,29 +383,47 @@ class Bench:
 
     def probe(self, worker: Worker, what: str, **options: Any) -> Any:
         """One probe of the ladder; charged as a request for each call it makes."""
-        if self.stopped:
-            raise Stopped
-        count = options.get("count", 0)
-        if count:
-            allowed = self.afford(count)
-            if not allowed:
-                raise BudgetSpent
-            self._ask(allowed)
-            self.requests += allowed
-            options["count"] = allowed
 
         def listen(message: dict[str, Any]) -> None:
             if message["t"] == "span" and message["kind"] == "http":
                 self.provider_calls += message["attributes"].get("playbook.within") == "llm"
 
-        worker.on_message = listen
-        with self._at_work():
-            limit = min(self._limit(), max(self.seconds_left, 1.0))
-            return worker.probe(what, limit_s=limit, **options)
+        with self._turns:
+            if self.stopped:
+                raise Stopped
+            if count := options.get("count", 0):
+                options["count"] = self.charge(count, worker=worker)
+            worker.on_message = listen
+            with self._at_work():
+                limit = min(self._limit(), max(self.seconds_left, 1.0))
+                try:
+                    return worker.probe(what, limit_s=limit, **options)
+                finally:
+                    self._peers |= worker.peers
+
+    def charge(self, count: int, least: int = 1, worker: Worker | None = None) -> int:
+        """Take up to `count` requests off the budget, which are sent beside `run`.
+
+        Raises BudgetSpent when it allows fewer than `least`, and NotConfirmed.
+        """
+        with self._turns:
+            self._find_out(worker)
+            allowed = self.afford(count)
+            if allowed < least:
+                raise BudgetSpent
+            self._ask(allowed)
+            self.requests += allowed
+            return allowed
 
     def audit(self, worker: Worker) -> list[dict[str, Any]]:
         """Settings read off the live objects (see `playbook.audit.read`); no request is sent."""
-        return list(worker.probe("audit", limit_s=30.0) or [])
+        most = max(self.settings.levels)
+        items = list(worker.probe("audit", limit_s=30.0, concurrency=most) or [])
+        self._meet(worker)
+        return items
+
+    def _meet(self, worker: Worker) -> None:
+        self.known = list(dict.fromkeys([*self.known, *worker.components]))
 
     def _inputs(self, count: int) -> list[dict[str, Any] | None]:
         given = self.settings.inputs
@@ -379,10 +459,15 @@ class Bench:
             raise NotConfirmed(where)
         self._confirmed = True
 
-    def _account(self, run: Run) -> None:
+    def _account(self, run: Run, count: int, sends: int) -> None:
+        self._priced = True
         tokens: dict[str, int] = {}
         self._hangs |= run.hung
-        if run.plan == Plan():  # an intervention may make requests wait
+        # What an intervention might have sent again, and did not, is given back.
+        sent = sum(span.attributes.get("playbook.within") == "endpoint" for span in run.spans)
+        if not (run.hung or run.cut or run.died):
+            self.requests -= count * sends - min(max(sent, count), count * sends)
+        if run.plan == _as_set(Plan(), self.settings):  # an intervention may make requests wait
             self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
         for span in run.spans:
             within = span.attributes.get("playbook.within")
@@ -403,9 +488,15 @@ class Bench:
             self._p50 = ended[len(ended) // 2]
 
 
-def _with_timeout(plan: Plan, seconds: float) -> Plan:
-    return (
-        plan if plan.timeout_factor != 1.0 or plan.timeout_s else replace(plan, timeout_s=seconds)
+def _as_set(plan: Plan, settings: Settings) -> Plan:
+    """The plan with what the settings want in every run; what it says itself stands."""
+    own_timeout = plan.timeout_factor != 1.0 or plan.timeout_s
+    own_tries = plan.agent_tries or plan.tries
+    return replace(
+        plan,
+        timeout_s=plan.timeout_s if own_timeout else settings.timeout_s or 0.0,
+        tries=plan.tries if own_tries else settings.tries,
+        without=tuple(dict.fromkeys((*plan.without, *settings.without))),
     )
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,16 +27,21 @@ from typing import Any, TypeVar
 
 from . import __version__
 from .bench import Bench, BudgetSpent, NotConfirmed, Settings, Stopped
+from .canary import PLACEHOLDER
+from .errors import redact, scrub
 from .inject import Plan
 from .model import (
     Audit,
     Comparison,
     Count,
+    Crossings,
+    Gate,
     Ladder,
     Progress,
     Record,
     Reduction,
     Reintroduction,
+    Seen,
     Sweep,
     Verdict,
 )
@@ -46,10 +52,13 @@ T = TypeVar("T")
 STEPS: Mapping[str, type] = {
     "audit": Audit,
     "sweep": Sweep,
+    "seen": Seen,
     "ladder": Ladder,
     "reduction": Reduction,
     "reintroduction": Reintroduction,
     "verdict": Verdict,
+    "comparison": Comparison,
+    "gate": Gate,
 }
 
 
@@ -81,11 +90,19 @@ class Case:
         python: str = "",
         env: Mapping[str, str] | None = None,
         http: Mapping[str, Any] | None = None,
+        logs: str | Path | None = None,
+        workers: str = "",
     ) -> None:
+        if workers:
+            from .fleet import check
+
+            check(workers, live=not isinstance(target, str))
         self.live = None if isinstance(target, str) else target
         self.spec = parse(target) if isinstance(target, str) else Spec(_name(target), "python")
         if self.spec.kind == "http":
             self.spec = replace(self.spec, http=tuple((http or {}).items()))
+            inputs = inputs if inputs is not None else _body_inputs(self.spec)
+        self.logs = _log_file(logs, self.spec)
         self.settings = Settings(
             inputs=_as_inputs(inputs),
             levels=tuple(levels),
@@ -96,6 +113,7 @@ class Case:
             max_seconds=max_seconds,
             python=python,
             env=dict(env or {}),
+            workers=workers,
         )
         self.directory = _folder(directory)
         self.on_progress: Callable[[Progress], None] = lambda _: None
@@ -105,6 +123,7 @@ class Case:
         self._bench: Bench | None = None
         self._runs: list[Run] = []
         self._steps: dict[str, Any] = {}
+        self._listeners: list[Callable[[dict[str, Any]], None]] = []
         self._tried: list[Run] = []
         """Runs at the failing concurrency with something taken out."""
         self._resume()
@@ -125,10 +144,16 @@ class Case:
                 raise CaseError(f"{about} is not a case: {error}") from None
             if not isinstance(known, dict):
                 raise CaseError(f"{about} is not a case: it holds no object")
-            if known.get("target") != self.spec.text:
+            if known.get("target") != redact(self.spec.text):
                 raise CaseError(
                     f"{self.directory} is a case of {known.get('target')}, "
-                    f"not of {self.spec.text}; name another folder with --case"
+                    f"not of {redact(self.spec.text)}; name another folder with --case"
+                )
+            inputs = _digest(self.settings.inputs)
+            if known.get("inputs", inputs) not in (inputs, "…"):
+                raise CaseError(
+                    f"{self.directory} was made with other inputs: give the same, "
+                    "or name another folder"
                 )
             record = read(self.directory)
             if (record.sweep is not None and not record.sweep.stopped_early) or record.verdict:
@@ -140,22 +165,48 @@ class Case:
                 self._runs = replay(
                     self.directory / "evidence.jsonl", "sweep", self.settings.deadline_s
                 )
-        settings = {**asdict(self.settings), "env": sorted(self.settings.env), "inputs": "…"}
-        self.write("case.json", {"target": self.spec.text, "playbook": __version__, **settings})
+        settings = {
+            **asdict(self.settings),
+            "env": sorted(self.settings.env),
+            "inputs": _digest(self.settings.inputs),  # the inputs are the user's data
+        }
+        self.write(
+            "case.json", {"target": redact(self.spec.text), "playbook": __version__, **settings}
+        )
 
     def write(self, name: str, data: Any) -> None:
         """Keep `data` in the case as the JSON file `name`."""
         path = self.directory / name
         draft = path.with_suffix(path.suffix + ".part")
-        draft.write_text(json.dumps(data, indent=1, default=str), encoding="utf-8")
+        draft.write_text(json.dumps(scrub(data), indent=1, default=str), encoding="utf-8")
         draft.replace(path)  # a reader never sees half a file
 
     def _keep(self, run: int, step: str, message: dict[str, Any]) -> None:
+        kept = scrub({"run": run, "step": step, **message})
         with self._lock:
             if not self._evidence.closed:
-                self._evidence.write(json.dumps({"run": run, "step": step, **message}, default=str))
+                self._evidence.write(json.dumps(kept, default=str))
                 self._evidence.write("\n")
                 self._evidence.flush()
+            for listen in self._listeners:
+                listen(kept)
+
+    def lines(self, spans: Collection[str]) -> dict[str, int]:
+        """The line of the case's evidence on which each of these spans stands."""
+        found: dict[str, int] = {}
+        if spans:
+            with (self.directory / "evidence.jsonl").open(encoding="utf-8") as file:
+                for number, line in enumerate(file, 1):
+                    if '"t": "span"' in line and (id := json.loads(line)["id"]) in spans:
+                        found[id] = number
+        return found
+
+    def listen(self, listener: Callable[[dict[str, Any]], None]) -> None:
+        """Have `listener` called with every piece of evidence as it is kept (see `playbook.tell`).
+
+        It is called on the thread that serves the target: it must return at once.
+        """
+        self._listeners.append(listener)
 
     def finish(self, step: str, value: T) -> T:
         """Note and store the result of a step."""
@@ -179,6 +230,8 @@ class Case:
                 confirm=self._confirm,
                 on_progress=self._tell,
             )
+            if self._bench.fleet is not None:
+                self._bench.fleet.tell = lambda text: self._tell(Progress("fleet", text))
         return self._bench
 
     def _tell(self, progress: Progress) -> None:
@@ -190,6 +243,16 @@ class Case:
         self.settings = replace(self.settings, **changes)
         if self._bench is not None:
             self._bench.settings = self.settings
+
+    def left(self) -> tuple[int, float]:
+        """Requests and seconds that the budget still allows."""
+        if self._bench is None:
+            return self.settings.max_requests, self.settings.max_seconds
+        return self._bench.afford(self.settings.max_requests), max(self._bench.seconds_left, 0.0)
+
+    def components(self) -> tuple[str, ...]:
+        """What can be taken out of the target, as far as it was seen; an audit sees it."""
+        return tuple(self._bench.known) if self._bench is not None else ()
 
     def stop(self) -> None:
         """Start nothing new; the step that is running returns what it has. From any thread."""
@@ -229,18 +292,48 @@ class Case:
 
         return self.finish("audit", summary(items, self.settings.deadline_s))
 
-    def sweep(self, levels: Sequence[int] | None = None, timeout: float | None = None) -> Sweep:
-        """The same work at rising concurrency; `timeout` (s) replaces that of the model calls."""
+    def sweep(
+        self,
+        levels: Sequence[int] | None = None,
+        timeout: float | None = None,
+        *,
+        tries: int = 0,
+        without: Sequence[str] = (),
+    ) -> Sweep:
+        """The same work at rising concurrency.
+
+        For this sweep alone, `timeout` (s) replaces that of the model calls, each is
+        made at most `tries` times, and the components in `without` are out;
+        `configure` does so for every step to come.
+        """
         from . import sweep as sweeping
 
         self.bench.resume()
         self._keep(0, "sweep", {"t": "begins"})
-        plan = Plan(timeout_s=timeout) if timeout else Plan()
+        plan = Plan(timeout_s=timeout or 0.0, tries=tries, without=tuple(without))
         result, self._runs = sweeping.sweep(self.bench, levels or self.settings.levels, plan)
         self._tried = []
-        for step in ("ladder", "reduction", "reintroduction"):
+        if self.spec.kind == "http" and self._runs:
+            from .diagnose.outside import unusable
+
+            if why := unusable(self._runs[0]):
+                raise TargetError(why)
+        for step in ("seen", "ladder", "reduction", "reintroduction", "comparison"):
             self._steps.pop(step, None)
         return self.finish("sweep", result)
+
+    def seen(self) -> Seen:
+        """What was seen of the sweep: coverage, orphans, and where the time goes."""
+        from .seen import seen
+
+        return self.finish("seen", seen(self.runs()))
+
+    def crossings(self) -> Crossings:
+        """Whose canary turned up in whose traffic, at the sweep's highest concurrency."""
+        from .diagnose.crossings import between
+
+        runs = self.runs()
+        return between(max(runs, key=lambda run: run.concurrency)) if runs else Crossings()
 
     def isolate(self) -> Ladder:
         """The ladder of layers, alone and at the failing concurrency."""
@@ -250,6 +343,13 @@ class Case:
         concurrency = run.concurrency if run else min(max(self.settings.levels), 10)
         result, alone = ladder(self.bench, concurrency)
         self._tried += [run for run in alone if run.concurrency == concurrency]
+        if self.spec.kind == "http" and run is not None:
+            from .isolate import apart
+
+            single = next((each for each in self._runs if each.concurrency == 1), None)
+            result = apart.pairs(self.bench, result, run, single)
+            result = apart.items(self.bench, result, single)
+            result = apart.beside(self.bench, result, run, single)
         return self.finish("ladder", result)
 
     def reduce(self) -> Reduction:
@@ -263,15 +363,11 @@ class Case:
         found, hidden = self._fingerprints(run)
         gone = least(self.bench.components)
         before = self._count(run, found, hidden)
-        rate = before.failures / max(before.attempts, 1)
         components = [*self.bench.components, f"concurrency:{run.concurrency}"]
         if run.concurrency == 1 or self._fails_alone(found, hidden):
             components = list(self.bench.components)
-        partial = Reduction(tuple(components))
-        with suppress(BudgetSpent, Stopped):
-            partial = reducing.reduce(
-                components, gone, self._test(run, found, hidden, "reduce"), rate, self._known(run)
-            )
+        test = self._test(run, found, hidden, "reduce")
+        partial = reducing.reduce(components, gone, test, before, self._known(run))
         if not hidden:  # a script cannot show what ends well
             from .isolate.script import write
 
@@ -291,25 +387,31 @@ class Case:
         rate = before.failures / max(before.attempts, 1)
         back = least(self.bench.components)
         base = [item for item in self.bench.components if item not in back]
-        try:
-            result = reducing.reintroduce(
-                base, back, self._test(run, found, hidden, "reintroduce"), rate, self._known(run)
-            )
-        except (BudgetSpent, Stopped):
-            result = Reintroduction()
+        test = self._test(run, found, hidden, "reintroduce")
+        result = reducing.reintroduce(base, back, test, rate, self._known(run))
         return self.finish("reintroduction", result)
 
     def verdict(self) -> Verdict:
         """The cause, proven by an intervention; runs whatever step is missing."""
         from .diagnose.judge import judge
 
-        return self.finish("verdict", judge(self))
+        verdict = judge(self)
+        self.seen()
+        if self.step("audit") is None and self.spec.kind == "python" and self.live is None:
+            with suppress(TargetError, Stopped):  # it sends nothing, and its settings help the fix
+                self.audit()
+        if self.bench.fleet is not None:
+            found = self.bench.fleet.fleet()
+            self.write("fleet.json", found.json())
+            note = "; ".join(filter(None, (verdict.note, *found.events)))
+            verdict = replace(verdict, note=note)
+        return self.finish("verdict", verdict)
 
     def verify(self, fixed: Any) -> Comparison:
         """Interleaved A/B at the failing concurrency: the target as it was against `fixed`."""
         from .verify import compare
 
-        return compare(self, fixed)
+        return self.finish("comparison", compare(self, fixed))
 
     def report(self, path: str | Path | None = None) -> Path:
         """The incident report, by suffix ``.html`` or ``.md``."""
@@ -353,14 +455,24 @@ class Case:
 
     def _test(
         self, run: Run, found: set[Any], hidden: bool, step: str
-    ) -> Callable[[tuple[str, ...]], Count]:
-        width = run.concurrency
+    ) -> Callable[[tuple[str, ...]], Count | None]:
+        from .stats import attempts_needed
 
-        def test(without: tuple[str, ...]) -> Count:
+        width = run.concurrency
+        before = self._count(run, found, hidden)
+        # One at a time, a failure of every request needs no burst of eight to be seen.
+        few = min(attempts_needed(before.failures / max(before.attempts, 1), 0.05), 8)
+
+        def test(without: tuple[str, ...]) -> Count | None:
             text = f"without {', '.join(without)}" if without else "everything in"
-            tried = self.bench.run(
-                step, max(width, 8), width, Plan(without=without), text=text[:80]
-            )
+            try:
+                tried = self.bench.run(
+                    step, max(width, few), width, Plan(without=without), text=text[:80]
+                )
+            except (BudgetSpent, Stopped):
+                return None
+            if len(tried.outcomes) < width and not (tried.hung or tried.died):
+                return None  # the budget cut it short: less load, which says nothing
             self._tried.append(tried)
             return self._count(tried, found, hidden)
 
@@ -396,8 +508,31 @@ def _twin(name: str) -> Callable[..., Any]:
     return twin
 
 
-for _step in ("audit", "sweep", "isolate", "reduce", "reintroduce", "verdict", "verify", "report"):
+for _step in (
+    "audit",
+    "sweep",
+    "seen",
+    "crossings",
+    "isolate",
+    "reduce",
+    "reintroduce",
+    "verdict",
+    "verify",
+    "report",
+):
     setattr(Case, f"a{_step}", _twin(_step))
+
+
+def settings_of(directory: str | Path) -> dict[str, Any]:
+    """Target and settings of the case in `directory`. Raises CaseError with one clear line."""
+    about = Path(directory) / "case.json"
+    if not about.is_file():
+        raise CaseError(f"{directory} is not a case: it has no case.json")
+    with suppress(ValueError):
+        found = json.loads(about.read_text("utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("target"), str):
+            return found
+    raise CaseError(f"{about} is not a case: it names no target")
 
 
 def read(directory: str | Path) -> Record:
@@ -408,6 +543,7 @@ def read(directory: str | Path) -> Record:
     about = folder / "case.json"
     if not about.is_file():
         raise CaseError(f"{folder} is not a case: it has no case.json")
+    _no_links(folder)
     try:
         found: dict[str, Any] = {"target": json.loads(about.read_text())["target"]}
         for name, kind in STEPS.items():
@@ -417,11 +553,12 @@ def read(directory: str | Path) -> Record:
                 found[name] = TypeAdapter(kind).validate_python(
                     _verdict_fields(data) if kind is Verdict else data
                 )
-    except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        line = str(error).splitlines()[0]
+        evidence = folder / "evidence.jsonl"
+        runs = replay(evidence, None, None) if evidence.is_file() else []
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError,
+            RecursionError, ValidationError) as error:  # fmt: skip
+        line = redact((str(error).splitlines() or [type(error).__name__])[0])
         raise CaseError(f"{folder} cannot be read as a case: {line}") from None
-    evidence = folder / "evidence.jsonl"
-    runs = replay(evidence, None, None) if evidence.is_file() else []
     return Record(
         directory=str(folder),
         outcomes=tuple(outcome for run in runs for outcome in run.outcomes),
@@ -452,6 +589,37 @@ def _as_inputs(
     return tuple(dict(item) for item in inputs)
 
 
+def _digest(inputs: tuple[Mapping[str, Any] | None, ...]) -> str:
+    """What tells whether inputs are the same, without keeping them; empty for none."""
+    if inputs == (None,):
+        return ""
+    text = json.dumps(inputs, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _body_inputs(spec: Spec) -> Mapping[str, Any] | None:
+    """The JSON object that an endpoint is sent, if canaries must be planted in it."""
+    body = str(dict(spec.http).get("body") or "")
+    if PLACEHOLDER in f"{spec.text}{spec.http}" or not body.lstrip().startswith("{"):
+        return None
+    with suppress(ValueError):
+        found = json.loads(body)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _log_file(logs: str | Path | None, spec: Spec) -> Path | None:
+    """The service's own log; only an endpoint has one beside it."""
+    if logs is None:
+        return None
+    if spec.kind != "http":
+        raise CaseError("--logs goes with a URL: the log of the service behind it")
+    path = Path(logs)
+    if not path.is_file():
+        raise CaseError(f"--logs {logs}: no such file")
+    return path
+
+
 def _folder(directory: str | Path | None) -> Path:
     if directory is None:
         stamp = time.strftime("%Y%m%d-%H%M%S")
@@ -468,7 +636,15 @@ def _folder(directory: str | Path | None) -> Path:
         probe.unlink()
     except OSError as error:
         raise CaseError(f"the case folder {folder} cannot be written: {error.strerror}") from None
+    _no_links(folder)
     return folder.resolve()
+
+
+def _no_links(folder: Path) -> None:
+    """A case comes from elsewhere, too: nothing in it may lead out of its folder."""
+    for item in folder.iterdir():
+        if item.is_symlink():
+            raise CaseError(f"{folder} is no case of ours: {item.name} is a symbolic link")
 
 
 def _torn(path: Path) -> bool:

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,6 +16,9 @@ import typer
 
 if TYPE_CHECKING:
     from .case import Case
+    from .gate import Condition, Gated
+    from .model import Verdict
+    from .otlp import Export
 
 app = typer.Typer(
     name="playbook",
@@ -55,6 +62,28 @@ YesOption = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Show the target's own traceback when it cannot be used.")
 ]
+NotebookOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.ipynb", help="Leave the incident as an executed notebook, too."),
+]
+LinesOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Tell every call, tool run and wait in a line; show the target's own traceback.",
+    ),
+]
+LogOption = Annotated[
+    Path | None, typer.Option("--log", metavar="FILE", help="Those lines as JSON, appended.")
+]
+OtlpOption = Annotated[
+    str,
+    typer.Option(
+        "--otlp",
+        metavar="URL",
+        help="Send the spans to an OpenTelemetry collector too (Phoenix, Jaeger, …).",
+    ),
+]
 PythonOption = Annotated[
     str, typer.Option("--python", metavar="PATH", help="Interpreter that runs the target.")
 ]
@@ -66,7 +95,13 @@ class Refused(Exception):
 
 @app.command()
 def triage(
-    target: TargetArgument,
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="path/to/file.py:attribute, package.module:attribute, an http(s) URL, "
+            "or a captured .jsonl, .log or .json file; none with --curl or --openapi."
+        ),
+    ] = "",
     inputs: InputsOption = None,
     levels: Annotated[
         str, typer.Option(metavar="N,N,…", help="Concurrencies to try, rising.")
@@ -87,6 +122,7 @@ def triage(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE.html|FILE.md", help="Where the report goes.")
     ] = None,
+    notebook: NotebookOption = None,
     yes: YesOption = False,
     python: PythonOption = "",
     method: Annotated[str, typer.Option(help="HTTP method, for a URL.")] = "",
@@ -95,14 +131,89 @@ def triage(
         typer.Option("--header", metavar="NAME:VALUE", help="For a URL; repeatable."),
     ] = None,
     body: Annotated[str, typer.Option(help="Request body, for a URL; {canary} is replaced.")] = "",
-    verbose: VerboseOption = False,  # noqa: ARG001 - read by `main`, where errors end up
+    curl: Annotated[
+        str, typer.Option(metavar="COMMAND", help="A curl command in place of the target.")
+    ] = "",
+    openapi: Annotated[
+        str, typer.Option(metavar="FILE|URL", help="An OpenAPI document that has the request.")
+    ] = "",
+    operation: Annotated[
+        str, typer.Option(metavar="METHOD:PATH", help="Which of its operations.")
+    ] = "",
+    logs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The service's own log, joined by x-request-id."),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="NAME=FIELD",
+            help="For a captured file: where request, time, level, status, duration, message or "
+            "error stands, such as request=ctx.rid; repeatable.",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CASE",
+            help="The target is the fix of this case's: an A/B at the level that failed.",
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="local:N|tcp://…",
+            help="Spread the load over processes, or the workers of a Dask scheduler.",
+        ),
+    ] = "",
+    gate: Annotated[
+        str,
+        typer.Option(
+            metavar="CONDITIONS",
+            help='What must hold, for CI: "failures<1% at 50, p95<8s at 50, no shared state".',
+        ),
+    ] = "",
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="CASE", help="A stored case; being worse breaks the gate."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE.xml", help="Write gate and verdict as JUnit XML.")
+    ] = None,
+    log: LogOption = None,
+    otlp: OtlpOption = "",
+    verbose: LinesOption = False,
 ) -> None:
     """Find out what fails under load, prove it, and write the report."""
-    from .case import Case
+    from .case import Case, settings_of
     from .target import parse
 
-    if parse(target).kind == "captured":
-        _captured(target, json_out, report)
+    _Gate(gate).conditions()  # a gate that cannot be read is told before anything is done
+
+    target, http = _request(
+        target,
+        {"method": method, "headers": _headers(header or []), "body": body},
+        curl=curl,
+        openapi=openapi,
+        operation=operation,
+    )
+    captured = parse(target).kind == "captured"
+    if (gate or baseline or junit) and (captured or against):
+        raise Refused("--gate, --baseline and --junit go with a target that can be called")
+    if notebook is not None:
+        _writable(notebook, refused="a captured file or --against" if captured or against else "")
+    if captured:
+        _captured(target, json_out, report, _names(map_ or []))
+    if map_:
+        raise Refused("--map is for a captured file")
+    fixed, known = target, {}
+    if against is not None:
+        if case_dir is not None:
+            raise Refused("--against CASE goes on with that case: leave --case out")
+        known = settings_of(against)
+        target, case_dir = known["target"], against
+        deadline, python = deadline or known.get("deadline_s"), python or known.get("python", "")
     case = Case(
         target,
         inputs=_inputs(inputs),
@@ -115,9 +226,14 @@ def triage(
         directory=case_dir,
         confirm=True if yes else _agree,
         python=python,
-        http={"method": method, "headers": _headers(header or []), "body": body},
+        http=http,
+        logs=logs,
+        workers=workers,
     )
-    _finish(case, json_out, report)
+    if against is not None:
+        _compare(case, fixed, json_out, report)
+    told, gated = _Told(log, otlp, verbose), _Gate(gate, baseline, junit)
+    _finish(case, json_out, report, told, gated, notebook)
 
 
 @app.command()
@@ -148,9 +264,19 @@ def drill(
     list_: Annotated[bool, typer.Option("--list", help="List the drills.")] = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Tell the hidden cause.")] = False,
     hint: Annotated[int, typer.Option(metavar="N", help="Show the first N hints.")] = 0,
+    notebook: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.ipynb", help="Write it as an exercise; nothing is run."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Another seed for what the lab does.")
+    ] = None,
     case_dir: CaseOption = None,
     json_out: JsonOption = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html|FILE.md")] = None,
+    log: LogOption = None,
+    otlp: OtlpOption = "",
+    verbose: LinesOption = False,
 ) -> None:
     """Triage a failing crew with a hidden cause; no key needed."""
     from .lab import drills
@@ -163,6 +289,11 @@ def drill(
     if reveal:
         typer.echo(chosen.reveal())
         return
+    if notebook is not None:
+        from .exercises import write
+
+        typer.echo(str(write(name, notebook, seed=seed)))
+        return
     typer.echo(f"{chosen.title}: {chosen.symptom}", err=True)
     for text in chosen.hints[:hint]:
         typer.echo(f"hint: {text}", err=True)
@@ -170,7 +301,7 @@ def drill(
         return
     from .training import drill as start
 
-    _finish(start(name, directory=case_dir), json_out, report)
+    _finish(start(name, directory=case_dir, seed=seed), json_out, report, _Told(log, otlp, verbose))
 
 
 @app.command()
@@ -228,21 +359,149 @@ def report(
     typer.echo(str(write(record, out or case / "report.html")))
 
 
+@app.command()
+def cause(
+    name: Annotated[
+        str, typer.Argument(metavar="[ID]", help="A cause of the catalogue; all without one.")
+    ] = "",
+) -> None:
+    """What a cause looks like, how it is proven, and the fix."""
+    from .diagnose import catalogue
+
+    if not name:
+        for each in catalogue.causes().values():
+            typer.echo(f"{each.id:28} {each.layer or '–':14} {each.title}")
+        return
+    try:
+        text = catalogue.page(name)
+    except KeyError as error:
+        raise Refused(str(error.args[0])) from None
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text.split("---\n", 2)[2]))
+    else:
+        typer.echo(text)
+
+
+@app.command()
+def doctor(json_out: JsonOption = None) -> None:
+    """What this machine has of what the kit needs, and how to get the rest; sends nothing."""
+    from .doctor import examine
+
+    found = examine()
+    if json_out:
+        _write_json(json_out, found.json())
+    if json_out != "-":
+        typer.echo(str(found))
+    raise SystemExit(1 if found.missing else 0)
+
+
 # --- what the commands share -----------------------------------------------------------------
 
 
-def _finish(case: Case, json_out: str | None, report_path: Path | None) -> NoReturn:
-    """Run the case to its verdict with progress shown, write what was asked, and exit."""
-    from .bench import NotConfirmed, Stopped
-    from .progress import shown
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """Where what is seen is told as it happens, beside the case."""
 
-    out = report_path or case.directory / "report.html"
-    if out.suffix not in (".html", ".md"):
-        raise Refused(f"--report {out}: the name must end in .html or .md")
+    log: Path | None = None
+    otlp: str = ""
+    verbose: bool = False
+
+    @contextmanager
+    def of(self, case: Case) -> Iterator[None]:
+        """Tell it while the block runs. Raises Refused where that cannot be done."""
+        with ExitStack() as stack:
+            if self.verbose or self.log:
+                from . import tell
+
+                if self.verbose:
+                    case.listen(tell.listener(sys.stderr, as_json=False))
+                if self.log:
+                    try:
+                        out = stack.enter_context(tell.file(self.log))
+                    except OSError as error:
+                        raise Refused(f"--log {self.log}: {error.strerror}") from None
+                    case.listen(tell.listener(out, as_json=True))
+            if self.otlp:
+                from .errors import redact
+                from .otlp import Export
+
+                try:
+                    export = Export(self.otlp, redact(case.spec.text))
+                except ValueError as error:
+                    raise Refused(f"--otlp {error}") from None
+                case.listen(export)
+                stack.callback(_exported, export)
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    """What CI asked for; without a gate and a baseline the verdict alone decides."""
+
+    text: str = ""
+    baseline: Path | None = None
+    junit: Path | None = None
+
+    def conditions(self) -> tuple[Condition, ...]:
+        from .gate import GateError, parse
+
+        try:
+            return parse(self.text) if self.text else ()
+        except GateError as error:
+            raise Refused(f"--gate {error}") from None
+
+    def judge(self, case: Case) -> tuple[Verdict, Gated | None]:
+        """The verdict, and the gate if there is one."""
+        conditions = self.conditions()
+        if not conditions and self.baseline is None:
+            return case.verdict(), None
+        from . import baseline, gate
+
+        try:
+            gate.checked(case, conditions)
+        except gate.GateError as error:
+            raise Refused(f"--gate {error}") from None
+        stored = None
+        if self.baseline is not None:
+            levels = {*case.settings.levels, *(each.at for each in conditions if each.at)}
+            stored = baseline.load(self.baseline, case.settings.deadline_s, sorted(levels))
+        gated = gate.judge(
+            case, conditions, more=lambda: baseline.compare(stored, case) if stored else ()
+        )
+        return gated.verdict, gated
+
+    def tell(self, case: Case, verdict: Verdict, gated: Gated | None) -> None:
+        """JUnit and annotations; these go to stderr, where GitHub reads them as well."""
+        from . import ci
+
+        if self.junit is not None:
+            try:
+                ci.junit(self.junit, verdict.target, verdict, gated, case.directory)
+            except OSError as error:
+                raise Refused(f"--junit {self.junit}: {error.strerror}") from None
+        for line in ci.github(verdict.target, verdict, gated):
+            typer.echo(line, err=True)
+
+
+def _exported(export: Export) -> None:
+    export.close()
+    lost = f"; {export.lost} were not taken: does it listen there?" if export.lost else ""
+    from .errors import redact
+
+    url = redact(export.url)
+    typer.echo(f"playbook: {export.sent} spans sent to {url}{lost}", err=True)
+
+
+@contextmanager
+def _ending(case: Case) -> Iterator[None]:
+    """However the work ends, the case is closed, and an interrupt keeps the evidence."""
+    from .bench import NotConfirmed, Stopped
+
     try:
-        with shown(case):
-            verdict = case.verdict()
-        written = case.report(out)
+        yield
     except (KeyboardInterrupt, Stopped):
         case.stop()
         typer.echo(
@@ -258,21 +517,104 @@ def _finish(case: Case, json_out: str | None, report_path: Path | None) -> NoRet
         ) from None
     finally:
         case.close()
+
+
+def _finish(
+    case: Case,
+    json_out: str | None,
+    report_path: Path | None,
+    told: _Told = _Told(),
+    gate: _Gate = _Gate(),
+    notebook: Path | None = None,
+) -> NoReturn:
+    """Run the case to its verdict with progress shown, write what was asked, and exit."""
+    from .progress import shown
+
+    out = report_path or case.directory / "report.html"
+    if out.suffix not in (".html", ".md"):
+        raise Refused(f"--report {out}: the name must end in .html or .md")
+    with _ending(case):
+        with shown(case, lines=told.verbose), told.of(case):
+            verdict, gated = gate.judge(case)
+        fleet = case.bench.fleet and case.bench.fleet.fleet()
+        written = case.report(out)
+    gate.tell(case, verdict, gated)
     if json_out:
-        _write_json(json_out, verdict.json())
+        _write_json(json_out, verdict.json() | ({"gate": gated.json()} if gated else {}))
     if json_out != "-":
         typer.echo(str(verdict))
+        if gated is not None:
+            typer.echo(str(gated))
+        if fleet:
+            typer.echo(str(fleet))
         typer.echo(f"report: {written}")
         typer.echo(f"case: {case.directory}")
-    raise SystemExit(EXIT[verdict.outcome])
+    if notebook is not None:
+        _as_notebook(case, notebook, quiet=json_out == "-")
+    raise SystemExit(EXIT[verdict.outcome] if gated is None else gated.status)
 
 
-def _captured(target: str, json_out: str | None, report_path: Path | None) -> NoReturn:
+def _as_notebook(case: Case, path: Path, *, quiet: bool) -> None:
+    """The verdict stands whatever becomes of the notebook: what fails here is told on stderr."""
+    from .incident import write
+
+    error = write(case, _notebooks() / "00_triage.ipynb", path)
+    if error:
+        typer.echo(f"playbook: {path} ends early at {error}", err=True)
+    if not quiet:
+        typer.echo(f"notebook: {path}")
+
+
+def _writable(path: Path, *, refused: str) -> None:
+    from .incident import IncidentError, check
+
+    if refused:
+        raise Refused(f"--notebook does not go with {refused}")
+    try:
+        check(path)
+    except IncidentError as error:
+        raise Refused(f"--notebook {error}") from None
+
+
+def _compare(case: Case, fixed: str, json_out: str | None, report_path: Path | None) -> NoReturn:
+    """The fix against the target as it was; says whether it is one, and exits accordingly."""
+    from dataclasses import asdict
+
+    from .progress import shown
+
+    with _ending(case):
+        with shown(case):
+            found = case.verify(fixed)
+        written = case.report(report_path or case.directory / "report.html")
+    if json_out:
+        _write_json(json_out, {"schema": "playbook.comparison/1", "fixed": fixed, **asdict(found)})
+    if json_out != "-":
+        typer.echo(str(found))
+        typer.echo(f"report: {written}")
+    raise SystemExit({"fixed": 0, "undecided": 3}.get(found.answer, 1))
+
+
+def _names(given: list[str]) -> dict[str, str]:
+    """``--map`` as what is looked for and the field in which it stands."""
+    from .captured.fields import NAMES
+
+    names = {}
+    for each in (part for text in given for part in text.split(",")):
+        what, equals, path = (piece.strip() for piece in each.partition("="))
+        if not equals or not path or what not in NAMES:
+            raise Refused(f"--map {each}: write NAME=FIELD, NAME one of {', '.join(NAMES)}")
+        names[what] = path
+    return names
+
+
+def _captured(
+    target: str, json_out: str | None, report_path: Path | None, names: dict[str, str]
+) -> NoReturn:
     from .captured import CapturedError
     from .diagnose.autopsy import autopsy
 
     try:
-        record = autopsy(Path(target))
+        record = autopsy(Path(target), names)
     except CapturedError as error:
         raise Refused(str(error)) from None
     verdict = record.verdict
@@ -290,7 +632,9 @@ def _captured(target: str, json_out: str | None, report_path: Path | None) -> No
 
 
 def _write_json(where: str, data: dict[str, Any]) -> None:
-    text = json.dumps(data, indent=2, default=str)
+    from .errors import scrub
+
+    text = json.dumps(scrub(data), indent=2, default=str)
     if where == "-":
         typer.echo(text)
         return
@@ -340,6 +684,35 @@ def _headers(lines: list[str]) -> dict[str, str]:
     return headers
 
 
+def _request(
+    target: str, http: dict[str, Any], *, curl: str, openapi: str, operation: str
+) -> tuple[str, dict[str, Any]]:
+    """The target and its request, with what the command line says itself above all else."""
+    if not (curl or openapi):
+        if operation:
+            raise Refused("--operation goes with --openapi")
+        if not target:
+            raise Refused("Missing argument 'TARGET': name a target, or use --curl or --openapi")
+        return target, http
+    from . import requests_in
+
+    if curl and (openapi or target):
+        raise Refused("--curl names the target itself: leave the target and --openapi out")
+    if target and not target.startswith(("http://", "https://")):
+        raise Refused(f"--openapi goes with the URL of the server, not with {target}")
+    try:
+        found = requests_in.curl(curl) if curl else requests_in.openapi(openapi, operation, target)
+    except requests_in.RequestError as error:
+        raise Refused(str(error)) from None
+    own = {name.lower() for name in http["headers"]}
+    kept = {name: value for name, value in found.headers.items() if name.lower() not in own}
+    return found.url, {
+        "method": http["method"] or found.method,
+        "headers": {**kept, **http["headers"]},
+        "body": http["body"] or found.body,
+    }
+
+
 def _agree(question: str) -> bool:
     if not sys.stdin.isatty():
         return False
@@ -387,16 +760,29 @@ def main(args: list[str] | None = None) -> NoReturn:
             raise SystemExit(130) from None
         if hasattr(error, "format_message"):
             _refuse(error.format_message())
-        if kind not in ("Refused", "TargetError", "CaseError", "LabError"):
-            raise
+        if kind not in ("Refused", "TargetError", "CaseError", "FleetError", "LabError"):
+            # A bug of ours must not look like a fault of the target's (status 1).
+            typer.echo(_safe(traceback.format_exc()), err=True)
+            _refuse(f"a bug of playbook's own, please report it: {kind}: {error}")
         detail = getattr(error, "detail", "")
         if detail and "--verbose" in given:
-            typer.echo(detail, err=True)
+            typer.echo(_safe(detail), err=True)
         _refuse(str(error), hint=bool(detail) and "--verbose" not in given)
 
 
+def _safe(text: str) -> str:
+    """Text of somebody else for the terminal: no secret in it, no control code, its lines kept."""
+    from .errors import redact
+    from .show import clean
+
+    lines = redact(text).splitlines()
+    return "\n".join(" " * (len(it) - len(it.lstrip())) + clean(it, 2000) for it in lines)
+
+
 def _refuse(message: str, *, hint: bool = False) -> NoReturn:
-    line = " ".join(message.split())
+    from .show import clean
+
+    line = clean(" ".join(message.split()), 2000)
     more = " (its traceback: --verbose)" if hint else ""
     typer.echo(f"playbook: {line}{more}", err=True)
     raise SystemExit(2)

@@ -47,17 +47,29 @@ names of their types, by their attributes and by their text, never by importing 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from errno import errorcode
+from functools import lru_cache
 from typing import Any
 
 from .model import Fault, Link
 
-__all__ = ["KINDS", "classify", "fault", "parse", "redact", "unwrap"]
+__all__ = [
+    "KINDS",
+    "classify",
+    "fault",
+    "hide",
+    "hide_environment",
+    "parse",
+    "redact",
+    "scrub",
+    "unwrap",
+]
 
 _BY_LAYER = {
     "network": "connection-error connect-failed dns connect-refused connect-timeout tls proxy "
@@ -119,6 +131,13 @@ _OPEN: Mapping[str, frozenset[str]] = {
 
 _IMPLIED_STATUS = {
     "BadRequestError": 400,
+    "ContentPolicyViolationError": 400,
+    "ImageFetchError": 400,
+    "InvalidRequestError": 400,
+    "LiteLLMUnknownProvider": 400,
+    "RejectedRequestError": 400,
+    "UnsupportedParamsError": 400,
+    "VectorStoreSearchError": 400,
     "AuthenticationError": 401,
     "ClientAuthenticationError": 401,
     "OAuthError": 401,
@@ -157,37 +176,51 @@ _AWS_CODES = {
 _TYPES: Mapping[str, str] = {
     name: kind
     for kind, names in {
-        "connect-timeout": "ConnectTimeout ConnectTimeoutError ConnectionTimeoutError",
+        "connect-timeout": "ConnectTimeout ConnectTimeoutError ConnectionTimeoutError "
+        "ServiceRequestTimeoutError",
         "read-timeout": "ReadTimeout ReadTimeoutError SocketTimeoutError HeadersTimeoutError "
-        "BodyTimeoutError",
+        "BodyTimeoutError ServiceResponseTimeoutError",
         "write-timeout": "WriteTimeout",
-        "pool-timeout": "PoolTimeout",
+        "pool-timeout": "PoolTimeout EmptyPoolError",
         "dns": "gaierror herror NameResolutionError ClientConnectorDNSError",
         "connect-refused": "ConnectionRefusedError",
         "reset": "ConnectionResetError ConnectionAbortedError BrokenPipeError "
         "ClientConnectionResetError",
-        "disconnected": "RemoteDisconnected ServerDisconnectedError WebSocketConnectionClosedError",
+        "disconnected": "RemoteDisconnected ServerDisconnectedError WebSocketConnectionClosedError "
+        "ConnectionClosedError",
         "truncated": "IncompleteRead ChunkedEncodingError ClientPayloadError IncompleteReadError "
-        "EofStream UploadAbortedError",
+        "EofStream UploadAbortedError InvalidChunkLength ResponseStreamingError ChecksumError "
+        "FlexibleChecksumError",
         "tls": "SSLError SSLCertVerificationError SSLZeroReturnError SSLEOFError "
+        "MutualTLSChannelError ClientCertError "
+        "SSLSyscallError SSLWantReadError SSLWantWriteError "
         "CertificateError ClientConnectorCertificateError ClientConnectorSSLError ClientSSLError "
         "ServerFingerprintMismatch",
         "proxy": "ProxyError ProxyConnectionError ClientProxyConnectionError ClientHttpProxyError "
-        "ProxySchemeUnknown InvalidProxyURL",
+        "ProxySchemeUnknown ProxySchemeUnsupported InvalidProxyURL InvalidProxiesConfigError",
         "bad-response": "JSONDecodeError CompatJSONDecodeError InvalidJSONError "
         "APIResponseValidationError DecodingError ContentDecodingError ContentTypeError "
         "TooManyRedirects LengthFinishReasonError OutputParserError ConverterError "
-        "HTTPParserError BadStatusLine",
+        "HTTPParserError BadStatusLine UnknownApiResponseError DecodeError DeserializationError "
+        "TooManyRedirectsError JSONSchemaValidationError HeaderParsingError RedirectClientError "
+        "ODataV4Error UnknownProtocol LineTooLong UnknownTransferEncoding",
         "bad-request": "ContentFilterFinishReasonError",
-        "auth": "NoCredentialsError DefaultCredentialsError",
+        "auth": "NoCredentialsError DefaultCredentialsError PartialCredentialsError "
+        "CredentialRetrievalError NoAuthTokenError UnauthorizedSSOTokenError SSOError "
+        "SSOTokenLoadError TokenRetrievalError MetadataRetrievalError UnknownCredentialError "
+        "RefreshWithMFAUnsupportedError ProfileNotFound LoginError LoginAuthorizationCodeError "
+        "LoginInsufficientPermissions LoginRefreshRequired LoginTokenLoadError",
+        "quota": "BudgetExceededError PaymentRequiredError",
+        "guardrail": "GuardrailRaisedException BlockedPiiEntityError",
         "lock-timeout": "LockException AlreadyLocked LockError",
         "system-exit": "SystemExit",
         "out-of-memory": "MemoryError",
-        "worker-died": "BrokenProcessPool WorkerLostError",
+        "worker-died": "BrokenProcessPool BrokenThreadPool BrokenExecutor WorkerLostError",
         "storage-not-writable": "PermissionError",
         "memory-error": "EmbeddingDimensionMismatchError",
         "tool-error": "ToolExecutionFailedError ToolUsageError ToolUsageLimitExceededError "
-        "MCPConnectionError MCPAuthenticationError MCPHTTPError ToolException",
+        "MCPConnectionError MCPAuthenticationError MCPHTTPError ToolException "
+        "FunctionInvocationError UnknownFunctionCallArgumentError UnsupportedFunctionError",
         "side-effect-conflict": "UniqueViolation DuplicateKeyError UniqueViolationError",
         "application-error": "AttributeError KeyError IndexError LookupError NameError "
         "UnboundLocalError AssertionError ZeroDivisionError NotImplementedError RecursionError "
@@ -196,7 +229,17 @@ _TYPES: Mapping[str, str] = {
         "LocalProtocolError InvalidUrlClientError NonHttpUrlClientError "
         "InvalidUrlRedirectClientError NonHttpUrlRedirectClientError StreamConsumedError "
         "StreamConsumed StreamClosed RequestNotRead ResponseNotRead UnrewindableBodyError "
-        "InvalidStateError WSMessageTypeError",
+        "InvalidStateError WSMessageTypeError CookieConflict StreamError ClosedPoolError "
+        "FullPoolError LocationParseError LocationValueError URLSchemeUnknown HostChangedError "
+        "BodyNotHttplibCompatible ResponseNotChunked TimeoutStateError ResponseNotReadError "
+        "StreamClosedError SerializationError ModelNotMappedError ProgrammingError "
+        "SyntaxError IndentationError TabError ArithmeticError OverflowError FloatingPointError "
+        "BufferError CannotSendRequest CannotSendHeader ResponseNotReady ImproperConnectionState "
+        "NotConnected HookAborted LegacyHookBlocked LLMCallBlockedError JSONProjectError "
+        "JSONProjectValidationError SkillParseError InvalidRefError ExpressionError "
+        "ClientMethodMismatchError OptionalDependencyError FlowScriptExecutionDisabledError "
+        "CircularDependencyError HumanFeedbackCollapseError "
+        "NotSupportedError DataError BrokenBarrierError LimitOverrunError QueueEmpty QueueFull",
     }.items()
     for name in names.split()
 }
@@ -209,16 +252,27 @@ _VAGUE: Mapping[str, str] = {
         "APIConnectionTimeoutError ServerTimeoutError timeout TimeoutExpired",
         "connection-error": "ConnectionError APIConnectionError NetworkError ReadError WriteError "
         "CloseError ClientConnectionError ClientOSError ServerConnectionError TransportError "
-        "ServiceRequestError ServiceResponseError ProtocolError",
+        "ServiceRequestError ServiceResponseError ProtocolError HTTPClientError",
         "connect-failed": "ConnectError ClientConnectorError EndpointConnectionError "
-        "NewConnectionError",
+        "NewConnectionError UnixClientConnectorError ConnectionNotAvailable",
         "bad-response": "RemoteProtocolError",
-        "storage-error": "DatabaseOperationError",
+        "storage-error": "DatabaseOperationError OperationalError DatabaseError InterfaceError "
+        "InternalError",
         "side-effect-conflict": "IntegrityError",
         "context-length": "LLMContextLengthExceededError ContextWindowExceededError",
     }.items()
     for name in names.split()
 }
+_LAST = {
+    "botocore.": "application-error",
+    "pydantic_core.": "application-error",
+    "pydantic.": "application-error",
+    "google.auth.": "auth",
+    "azure.identity.": "auth",
+}
+"""What an exception of these modules is when nothing else tells: a mistake in how it is used."""
+_BASES = {"BotoCoreError", "ClientError", "EventStreamError", "ValidationError", "WaiterError"}
+"""Their exceptions that may be anything: what does not validate may be the model's answer."""
 _MODULES = {"chromadb": "memory-error", "lancedb": "memory-error", "portalocker": "lock-timeout"}
 
 _ERRNO = {
@@ -442,6 +496,7 @@ _STATUS_IN_TEXT = re.compile(
     r"|too many (\d{3}) error responses|\bHTTP (\d{3}) (?:with an upstream|from)"
 )
 _STATUS_AFTER_TYPE = re.compile(
+    r"^(\d{3}), message='|\nCode: (\d{3})\b|"  # aiohttp, Azure
     r"^(\d{3}) [\w{'\"<]|\bstatus(?:[ _]?code)?['\"]?[:=]? ?(\d{3})\b|\bHTTP(?:/\d\.\d)? (\d{3})\b",
     re.IGNORECASE,
 )
@@ -465,24 +520,66 @@ _BARE = re.compile(
     r"|(?<=g)(?:sk_\w{16,}|hp_\w{16,}|ithub_pat_\w{16,})|(?<=x)(?:ai-[\w-]{16,}|ox[a-z]-[\w-]{8,})"
     r"|(?<=h)f_\w{16,}|(?<=p)csk_\w{16,}|(?<=e)yJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?)"
 )
-_LOGIN = re.compile(r"""(?<=://)[^/\s:@\[\]'"]*:[^/\s'"]+(?=@)""")
+_BARE_TOO = re.compile(
+    r"\b(?:(?:gh[osru]|whsec|npm|dop_v1|r8|fw|shpat|lsv2_[sp][tk]|[sr]k_(?:live|test))_\w{16,}"
+    r"|(?:glpat|pplx|tvly|nvapi|xapp|pypi|pk-lf)-[\w-]{16,}|pa-[\w-]{40,}|ASIA[0-9A-Z]{12,}"
+    r"|(?:ya29|AQ)\.[\w-]{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|bot\d{6,}:[\w-]{30,})"
+    r"|(?<=hooks\.slack\.com/services/)[\w/]{10,}"
+)
+"""Keys of services beside the model: code hosts, search, observability, messengers."""
+_BARE_TOO_HINTS = (
+    *(
+        "gho_",
+        "ghr_",
+        "ghs_",
+        "ghu_",
+        "whsec_",
+        "npm_",
+        "dop_v1",
+        "r8_",
+        "fw_",
+        "shpat_",
+        "lsv2_",
+        "k_live",
+        "k_test",
+    ),
+    *("glpat-", "pplx-", "tvly-", "nvapi-", "xapp-", "pypi-", "pk-lf-", "pa-", "asia"),
+    *("ya29.", "aq.", "sg.", "/bot", "hooks.slack"),
+)
+_PRIVATE = re.compile(
+    r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----)(?:.*?(-----END [A-Z ]{0,40}PRIVATE KEY-----)|.+)",
+    re.DOTALL,
+)
+_LOGIN = re.compile(r"""(?<=://)(?:[^/\s:@\[\]'"]*:[^/\s'"]+|[\w.~+-]{16,})(?=@)""")
+_AT = re.compile(r""":[^\s:@/'"\[\]]{3,200}@[\w.-]{1,200}:\d""")
+_LOGIN_ALONE = re.compile(
+    r"""(?<![\w/@.%+-])[\w.%+-]{1,64}:[^\s:@/'"\[\]]{3,200}(?=@[\w.-]{1,200}:\d)"""
+)
+_USER = re.compile(r"""(-(?:u|-user|-proxy-user)[ =]["']?[^\s:"'\[\]]{1,64}:)[^\s"'\[\]]+""")
+_SPOKEN = re.compile(r"""(["']token\\?["']\s*:\s*\\?["'])[\w.~+/=-]{10,}""", re.IGNORECASE)
 _SCHEME = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=]|\S{20})[\w.~+/=-]{8,}", re.IGNORECASE)
-_QUERY = re.compile(r"""([?&](?:key|token|sig|signature|auth)=)[^&\s"'\[\]]+""", re.IGNORECASE)
+_QUERY = re.compile(
+    r"""([?&][\w.-]{0,40}?(?:key|token|sig|signature|auth|secret|credential|appid)=)[^&\s"'\[\]]+""",
+    re.IGNORECASE,
+)
 _HEADER = re.compile(
     r"""(\b(?:(?:proxy-)?authorization|x-api-key|x-goog-api-key|(?:set-)?cookies?
         |ocp-apim-subscription-key|x-amz-security-token))
     (?:(\\*["']\s*[:=,]\s*\[?b?(\\*["'])|\s*[:=]\s*(["']))((?:(?!\3|\4).)+)
-       |(\\*["']?\s*[:=]\s*)((?:(?:bearer|basic|digest|token)\s+)?[^\s"',;]+
+       |(\\*["']?\s*[:=]\s*)((?:digest|aws4-hmac-[\w-]+|hmac[\w-]*|signature)\s[^\r\n]+
+          |(?:(?:bearer|basic|token)\s+)?[^\s"',;]+
           (?:;\s*[\w.-]+=[^\s"',;]*)*))""",
     re.VERBOSE | re.IGNORECASE,
 )
 _NAME = re.compile(
     r"""[kKtTsSpP](?:
         (?<=k)ey(?:(?<=api.key)|(?<=apikey)|(?<=(?:secret|access|client)[_-]key)
+            |(?<=(?:secret|access)key)|(?<=accountkey)|(?<=subscription[_-]key)
             |(?<=(?:private|signing|account)[_-]key)|(?-i:(?<=_KEY)))
         |(?<=t)oken(?:(?<=(?:access|bearer)[_-]token)|(?<=auth[_-]token)|(?<=id[_-]token)
+            |(?<=accesstoken)|(?<=private[_-]token)
             |(?<=bot[_-]token)|(?<=(?:session|refresh)[_-]token)|(?-i:(?<=_TOKEN)))
-        |(?<=s)ecret|(?<=p)assw(?:or)?d|(?<=p)wd)
+        |(?<=s)ecret|(?<=p)assw(?:or)?d|(?<=p)assphrase|(?<=p)wd)
     \\*["']?\s*[:=]\s*b?""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -500,18 +597,90 @@ def redact(text: str) -> str:
     def hinted(*hints: str) -> bool:
         return any(hint in low for hint in hints)
 
+    for known in _hidden:
+        if known in text:
+            text = text.replace(known, _GONE)
     if hinted("@"):
         text = _LOGIN.sub(_GONE, text)
+        if _AT.search(text):
+            text = _LOGIN_ALONE.sub(_GONE, text)
+    if hinted("private key-----"):
+        text = _PRIVATE.sub(_blank_private, text)
+    if hinted(*_BARE_TOO_HINTS):
+        text = _BARE_TOO.sub(_GONE, text)
+    if hinted("-u ", "-user"):
+        text = _USER.sub(rf"\1{_GONE}", text)
     if hinted("sk-", "aiza", "akia", "sk_", "ghp_", "_pat_", "xai-", "xox", "hf_", "eyj"):
         text = _BARE.sub(_GONE, text)
     if hinted("authorization", "cookie", "x-api-key", "x-goog-", "ocp-apim", "x-amz-"):
         text = _HEADER.sub(_blank_header, text)
     if hinted("bearer", "basic"):
         text = _SCHEME.sub(rf"\1 {_GONE}", text)
-    if hinted("key", "token", "secret", "passw", "pwd", "sig=", "auth="):
+    if hinted("key", "token", "secret", "passw", "passp", "pwd", "sig", "auth=", "creden", "appid"):
         text = _QUERY.sub(rf"\1{_GONE}", text)
+        text = _SPOKEN.sub(rf"\1{_GONE}", text)
         text = _blank_names(text)
     return text
+
+
+def scrub(data: Any) -> Any:
+    """Plain data (dicts, lists, texts) with every text redacted, keys and what they name too."""
+    if isinstance(data, str):
+        return redact(data)
+    if isinstance(data, Mapping):
+        return {
+            redact(key) if isinstance(key, str) else key: _named(key, value)
+            for key, value in data.items()
+        }
+    if isinstance(data, list | tuple | set | frozenset):
+        return [scrub(item) for item in data]
+    return data
+
+
+def _named(key: Any, value: Any) -> Any:
+    """A value beside its name, which may be all that tells a password from a word."""
+    if isinstance(key, str) and isinstance(value, str) and value and _names_a_secret(key):
+        return _GONE if value.lower() not in _NOT_SECRET else value
+    return scrub(value)
+
+
+@lru_cache(1024)
+def _names_a_secret(key: str) -> bool:
+    pair = f'"{key}": "0123456789abcdef"'
+    return redact(pair) != pair
+
+
+_hidden: tuple[str, ...] = ()
+_ENVIRONMENT = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASS)$", re.I)
+_LEAST = 8
+"""Characters of a value that is looked for as it is: shorter ones are in ordinary words."""
+
+
+def hide(values: Iterable[str]) -> None:
+    """Never write these values again, whatever they look like: keys that somebody gave us."""
+    global _hidden  # noqa: PLW0603 - of the process, as its environment is
+    new = {value for value in values if len(value) >= _LEAST and value not in _GONE}
+    # The longest first: one may be a part of another.
+    _hidden = tuple(sorted({*_hidden, *new}, key=len, reverse=True))
+
+
+def hide_environment(variables: Mapping[str, str]) -> None:
+    """`hide` the values of variables that are named like a secret and are not a mere word."""
+    hide(
+        value
+        for name, value in variables.items()
+        if _ENVIRONMENT.search(name)
+        and not value.startswith(("/", "~"))
+        and (any(map(str.isdigit, value)) or len(value) >= 2 * _LEAST)
+        and not value.isdigit()
+    )
+
+
+hide_environment(os.environ)
+
+
+def _blank_private(match: re.Match[str]) -> str:
+    return f"{match[1]}{_GONE}{match[2] or ''}"
 
 
 def _blank_header(match: re.Match[str]) -> str:
@@ -522,8 +691,10 @@ def _blank_names(text: str) -> str:
     """``api_key=…`` and the like; a name that is only talked about keeps what follows it."""
     pieces, at = [], 0
     for name in _NAME.finditer(text):
+        if name.start() < at:
+            continue
         value = _VALUE.match(text, name.end())
-        if value is None or name.start() < at:
+        if value is None:
             continue
         start, end = value.span("quoted") if value["quoted"] else value.span()
         said = text[start:end]
@@ -710,9 +881,16 @@ def _kind(link: Link) -> str:
         return _TYPES[name]
     # The status of an HTTPException is the service's own answer, not the provider's; and
     # litellm puts a status of its own on whatever went wrong below it, DNS included.
-    own = name.endswith("HTTPException") or (root == "litellm" and _by_text(text) in _TRANSPORT)
+    own = name.endswith("HTTPException") or (
+        root == "litellm" and (name in _VAGUE or _by_text(text) in _TRANSPORT)
+    )
+    code = _AWS_CODE.search(text)
+    if code is not None and (told_by_code := _AWS_CODES.get(code[1])) is not None:
+        return _by_status(told_by_code, text)  # some throttles and quotas come with a 400
     if not own and (status := _status_of(link)) is not None:
-        return _by_status(status, text)
+        told = _by_status(status, text)
+        # A name that says which of the bad requests it was.
+        return _VAGUE.get(name, told) if told == "bad-request" else told
     number = errorcode.get(link.errno or 0, "")
     if number in _NO_PLACE and link.where.startswith(_STORES):
         return "storage-not-writable"
@@ -720,7 +898,10 @@ def _kind(link: Link) -> str:
     # "Connection timed out" of the kernel is about the connect; the text only says "timed out".
     if kind in {"unknown", "timeout"} and number in _ERRNO:
         kind = _ERRNO[number]
-    return _VAGUE.get(name, "unknown") if kind == "unknown" else kind
+    if kind == "unknown":
+        of_module = (each for module, each in _LAST.items() if link.type.startswith(module))
+        return _VAGUE.get(name) or ("unknown" if name in _BASES else next(of_module, "unknown"))
+    return kind
 
 
 def _by_text(text: str) -> str:
@@ -816,20 +997,20 @@ _HEAD = "Traceback (most recent call last):"
 _GROUP_MARK = re.compile(r"^ *(?:\+-\+-*(?: *\d+ -*)?|[|+]) ?", re.MULTILINE)
 _EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:\.<locals>\.\w+)?)(?::\s?(.*))?$", re.DOTALL)
 _CHAINED = re.compile(
-    r"^\s*(?:The above exception was the direct cause of the following exception:"
-    r"|During handling of the above exception, another exception occurred:)\s*$",
+    r"^[ \t]*(?:The above exception was the direct cause of the following exception:"
+    r"|During handling of the above exception, another exception occurred:)[ \t]*$",
     re.MULTILINE,
 )
 _TYPED = re.compile(
     r"(?<![\w.$'-])((?:[A-Za-z_]\w*\.)*"
     r"(?:[A-Z]\w*(?:Error|Exception|Timeout|Exit|Violation|Refused|Exceeded)|gaierror|IncompleteRead"
-    r"|RemoteDisconnected|LockException|RequestNotRead))"
+    r"|RemoteDisconnected|LockException|RequestNotRead|(?<=\.)Timeout))"
     r"(?: \[\w+\])?(?=$|[\s:(,;>\]'\"])"
 )
-_NODE_STATUS = re.compile(r"^\s+(?:status|statusCode):\s*(\d{3})\b", re.MULTILINE)
-_NODE_CODE = re.compile(r"^\s+code:\s*['\"](\w+)['\"]", re.MULTILINE)
-_NODE_FRAME = re.compile(r"^\s+at .+$", re.MULTILINE)
-_NODE_SPLIT = re.compile(r"^\s*(?:\[cause\]|[Cc]aused by):\s*", re.MULTILINE)
+_NODE_STATUS = re.compile(r"^[ \t]+(?:status|statusCode):\s*(\d{3})\b", re.MULTILINE)
+_NODE_CODE = re.compile(r"^[ \t]+code:\s*['\"](\w+)['\"]", re.MULTILINE)
+_NODE_FRAME = re.compile(r"^[ \t]+at .+$", re.MULTILINE)
+_NODE_SPLIT = re.compile(r"^[ \t]*(?:\[cause\]|[Cc]aused by):\s*", re.MULTILINE)
 _ERRNO_TEXT = re.compile(r"\[Errno (-?\d+)\]")
 _MAX_TEXT = 200_000
 

@@ -10,12 +10,13 @@ kernel's own process a crew is copied before anything is taken out of it.
 from __future__ import annotations
 
 import copy
+import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from . import canary
@@ -38,6 +39,8 @@ class Plan:
     """Every kickoff gets its own copy of the crew, its agents, tasks and tools."""
     limit: int = 0
     """Most model calls in flight; 0 for no limit."""
+    calls_per_s: float = 0.0
+    """Most model calls that begin in a second, one after the other; 0 for no limit."""
     retry: tuple[str, ...] = ()
     """Fault classes of a model call that are waited out (Retry-After) and tried again."""
     timeout_factor: float = 1.0
@@ -60,6 +63,10 @@ class Plan:
     """An in-process lock in place of CrewAI's host-wide file lock."""
     no_reuse: bool = False
     """No connection is kept for a second call."""
+    pin: bool = False
+    """A host's address is looked up once, and again while that fails, and then kept."""
+    storage: str = ""
+    """The directory of CrewAI's databases; empty leaves it where it is."""
     no_proxy: bool = False
     """Calls go straight to their host, whatever the environment names as proxy."""
     no_telemetry: bool = False
@@ -74,14 +81,45 @@ class Plan:
     """Each kickoff finds its agents' retry counters at zero."""
     agent_tries: int = 0
     """How often an agent runs its task before it gives up; 0 leaves it alone."""
+    tries: int = 0
+    """How often a model call is made: by its SDK, and neither CrewAI nor an agent makes it
+    again (see `playbook.tries`); 0 leaves all of them alone."""
+    max_iter: int = 0
+    """Steps after which an agent must answer; 0 leaves its own bound alone."""
+    prompt_chars: int = 0
+    """Characters to which each text in a model call is cut; 0 leaves them alone."""
+    room: bool = False
+    """The length of a model's answer is not bounded by the call."""
     respect_window: bool = False
     """Agents summarise a conversation that is too long, and do not end the process."""
     deadline_factor: float = 1.0
     """Multiplies the platform's deadline (done by `playbook.bench`)."""
+    pace_s: float = 0.0
+    """Seconds between the starts of two groups of requests; 0 for as fast as they end."""
+    beside: bool = False
+    """A page that does not exist is asked for meanwhile (see `playbook.beside`)."""
+    shorten: int = 0
+    """Items that each list in an endpoint's JSON body keeps; 0 leaves it alone."""
+    group: int = 1
+    """Requests that start together under `pace_s`."""
     dry: bool = False
     """Nothing may run: a kickoff or an HTTP call raises DryRun."""
     copies: bool = False
     """Never change the crew itself (set where it lives in the user's own process)."""
+
+
+def together(plans: Sequence[Plan]) -> Plan | None:
+    """All of these plans at once, or None where two of them contradict each other."""
+    changes: dict[str, Any] = {}
+    nothing = Plan()
+    for plan in plans:
+        for each in fields(Plan):
+            value = getattr(plan, each.name)
+            if value == getattr(nothing, each.name):
+                continue
+            if changes.setdefault(each.name, value) != value:
+                return None
+    return Plan(**changes)
 
 
 active = Plan()
@@ -90,15 +128,23 @@ endpoint = ""
 _gate = threading.Condition()
 _in_flight = 0
 _not_before = 0.0
+_next = 0.0
+"""When the next model call may begin, where the plan paces them (monotonic seconds)."""
 _crews = threading.Lock()
 
 
 def use(plan: Plan) -> None:
     """Make `plan` the one that applies from now on in this process."""
+    from . import pins, tries
+
     global active, _not_before
     active, _not_before = plan, 0.0
     if plan.own_lock:
         _use_own_lock()
+    if plan.storage:
+        os.environ["CREWAI_STORAGE_DIR"] = plan.storage
+    pins.use(plan.pin)
+    tries.use(plan.tries)
 
 
 # --- while a request builds its crew ---------------------------------------------------------
@@ -142,17 +188,22 @@ class Turn:
     """A place among the model calls in flight; also waits out a pause all calls share."""
 
     def __init__(self, within: str) -> None:
-        self.counts = within in ("llm", "memory") and (active.limit > 0 or bool(active.retry))
+        self.counts = within in ("llm", "memory", "request") and (
+            active.limit > 0 or active.calls_per_s > 0 or bool(active.retry)
+        )
 
     def _enter(self) -> float:
         """Seconds to wait before asking again; 0 when the place is taken."""
-        global _in_flight  # noqa: PLW0603
+        global _in_flight, _next  # noqa: PLW0603
         with _gate:
-            pause = _not_before - time.monotonic()
+            now = time.monotonic()
+            pause = max(_not_before, _next if active.calls_per_s else 0.0) - now
             if pause > 0:
                 return min(pause, 0.25)
             if active.limit and _in_flight >= active.limit:
                 return 0.005
+            if active.calls_per_s:
+                _next = now + 1.0 / active.calls_per_s
             _in_flight += 1
             return 0.0
 
@@ -183,11 +234,14 @@ class Turn:
 def again(within: str, tries: int, kind: str, retry_after: float | None) -> float | None:
     """Seconds to wait before this model call is tried again; None to let it stand.
 
+    ``request`` stands for the call of an endpoint that is itself the target.
+
     A 429 holds back every other call as well, as a client that honours
     Retry-After at one place would.
     """
     global _not_before  # noqa: PLW0603
-    if within not in ("llm", "memory") or kind not in active.retry or tries >= RETRY_LIMIT:
+    waits = within in ("llm", "memory", "request")
+    if not waits or kind not in active.retry or tries >= RETRY_LIMIT:
         return None
     pause = retry_after if retry_after is not None else min(0.2 * 2**tries, 5.0)
     if kind == "rate-limit":
@@ -269,9 +323,15 @@ def _guardrails(task: Any) -> bool:
 def apply(crew: Any) -> Any:
     """The crew that this kickoff shall really run under the active plan."""
     plan = active
-    agents = plan.no_preflights or plan.fresh_budget or plan.agent_tries or plan.respect_window
+    calls = plan.agent_tries or plan.tries
+    settings = (plan.no_preflights, plan.fresh_budget, plan.respect_window, plan.max_iter)
+    agents = bool(calls) or any(settings)
     if not plan.without and not plan.fresh and not agents:
         return crew
+    if plan.tries:
+        from . import tries
+
+        tries.use(plan.tries)  # the crew's clients are made by now, and their SDK is known
     with _crews:
         if id(crew) in _copied_crews:
             return crew
@@ -291,10 +351,12 @@ def _adjust(agent: Any, plan: Plan) -> None:
         changes |= {"respect_context_window": False, "use_better_compaction": False}
     if plan.respect_window:
         changes["respect_context_window"] = True
+    if plan.max_iter:
+        changes["max_iter"] = plan.max_iter
     if plan.fresh_budget:
         changes["_times_executed"] = 0
-    if plan.agent_tries:
-        changes["max_retry_limit"] = plan.agent_tries - 1
+    if plan.agent_tries or plan.tries:
+        changes["max_retry_limit"] = max(plan.agent_tries, 1) - 1
     for name, value in changes.items():
         if hasattr(agent, name):
             setattr(agent, name, value)

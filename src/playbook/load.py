@@ -9,10 +9,12 @@ the process's event loop, as a server would.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,6 +38,10 @@ class Job:
     """Values of its inputs that no other request has (see `canary.marks`)."""
 
 
+watching: process.Watch | None = None
+"""Who looks at this process during the run."""
+
+
 async def run(
     target: Target, jobs: list[Job], concurrency: int, stop: threading.Event, emit: record.Emit
 ) -> dict[str, Any]:
@@ -45,70 +51,121 @@ async def run(
     (see `observe.process.Watch.stop`).
     """
     queue = deque(jobs)
-    canary.watch(mark for job in jobs for mark in job.marks)
-    watch = process.Watch()
-    lag = asyncio.create_task(_loop_lag())
+    beside = None
+    if inject.active.beside and target.url:
+        from .beside import Beside
 
-    def next_job() -> Job | None:
+        beside = await asyncio.to_thread(Beside, target.url)
+    canary.watch(mark for job in jobs for mark in job.marks)
+    global watching  # noqa: PLW0603 - one run at a time in a process
+    watching = watch = process.Watch()
+    lag = asyncio.create_task(_loop_lag(watch))
+
+    began, handed = time.monotonic(), itertools.count()
+
+    def next_job() -> tuple[Job, float] | None:
+        """The next request and the seconds to hold it back, by the pace of the active plan."""
         try:
-            return None if stop.is_set() else queue.popleft()
+            job = None if stop.is_set() else queue.popleft()
         except IndexError:
             return None
+        if job is None:
+            return None
+        due = began + next(handed) // inject.active.group * inject.active.pace_s
+        return job, max(0.0, due - time.monotonic()) if inject.active.pace_s else 0.0
 
     if target.is_async and not inject.active.own_loops:
         _size_executor()
 
         async def worker() -> None:
-            while (job := next_job()) is not None:
+            while (next_ := next_job()) is not None:
+                job, hold = next_
+                if hold:
+                    await asyncio.sleep(hold)
                 while not inject.may_build():
                     await asyncio.sleep(0.001)
-                with _request(job, emit) as done:
+                with _request(job, emit, target.fails_from) as done:
                     done(await target.invoke(job.inputs, job.canary))
 
         await asyncio.gather(*(worker() for _ in range(concurrency)))
     else:
-        await _in_threads(target, next_job, concurrency, emit)
+        await _in_threads(target, next_job, concurrency, emit, stop)
     lag.cancel()
     with suppress(asyncio.CancelledError):
         await lag
-    return {**watch.stop(), "loop_lag_s": _longest_lag}
+    stats = watch.stop()
+    if watch.stall:
+        emit({"t": "stall", **watch.stall})
+    if stood := watch.stood():
+        emit({"t": "stood", "places": stood})
+    more = await asyncio.to_thread(beside.stop) if beside is not None else {}
+    return {**stats, **more, "loop_lag_s": _longest_lag}
 
 
 _longest_lag = 0.0
 
 
-async def _loop_lag() -> None:
+async def _loop_lag(watch: process.Watch) -> None:
     """The longest time (s) for which the event loop could not run what was due."""
     global _longest_lag  # noqa: PLW0603
     _longest_lag = 0.0
     while True:
-        before = time.perf_counter()
+        before = watch.beat = time.perf_counter()
         await asyncio.sleep(process.TICK)
         _longest_lag = max(_longest_lag, time.perf_counter() - before - process.TICK)
 
 
+class _Shared(ThreadPoolExecutor):
+    """The default executor of many loops: as large as that of one, and no loop shuts it down.
+
+    With one of its own each, loops would take the queue for a thread away as well, and
+    what was starved would look as if its loop had been blocked.
+    """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """It lives as long as the process."""
+
+
+async def _on_its_own_loop(result: Awaitable[Any], threads: ThreadPoolExecutor) -> Any:
+    asyncio.get_running_loop().set_default_executor(threads)
+    return await result
+
+
 async def _in_threads(
-    target: Target, next_job: Callable[[], Job | None], concurrency: int, emit: record.Emit
+    target: Target,
+    next_job: Callable[[], tuple[Job, float] | None],
+    concurrency: int,
+    emit: record.Emit,
+    stop: threading.Event,
 ) -> None:
     loop = asyncio.get_running_loop()
     finished = asyncio.Event()
     barrier = threading.Barrier(concurrency)
     left = [concurrency]
     lock = threading.Lock()
+    threads = _Shared(inject.active.executor or None)
 
-    def worker() -> None:
+    def serve() -> None:
         barrier.wait()
-        while (job := next_job()) is not None:
+        while (next_ := next_job()) is not None:
+            job, hold = next_
+            if hold and stop.wait(hold):
+                break
             while not inject.may_build():
                 time.sleep(0.001)
-            with _request(job, emit) as done:
+            with _request(job, emit, target.fails_from) as done:
                 result = target.invoke(job.inputs, job.canary)
-                done(asyncio.run(result) if target.is_async else result)
-        with lock:
-            left[0] -= 1
-            last = left[0] == 0
-        if last:
-            loop.call_soon_threadsafe(finished.set)
+                done(asyncio.run(_on_its_own_loop(result, threads)) if target.is_async else result)
+
+    def worker() -> None:
+        try:
+            serve()
+        finally:  # whatever a request did to its thread, the run ends
+            with lock:
+                left[0] -= 1
+                last = left[0] == 0
+            if last:
+                loop.call_soon_threadsafe(finished.set)
 
     for index in range(concurrency):
         # Daemons: a request that hangs for ever must not keep the process alive.
@@ -117,8 +174,11 @@ async def _in_threads(
 
 
 @contextmanager
-def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
-    """Everything inside belongs to this request; its outcome is emitted at the end."""
+def _request(job: Job, emit: record.Emit, fails_from: int = 500) -> Iterator[Callable[[Any], None]]:
+    """Everything inside belongs to this request; its outcome is emitted at the end.
+
+    An answer with the status `fails_from` or above is a failure.
+    """
     own = frozenset((job.canary, *job.marks))
     owner = scope.Scope(job.id, job.canary, own, building=inject.active.fresh)
     token = scope.current.set(owner)
@@ -128,7 +188,7 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
     status: int | None = None
     ended = True
     opened = record.begin("request", "request")
-    above = scope.parent.set(opened.span)
+    above = scope.parent.set(opened)
     start = time.time()
 
     def done(result: Any) -> None:
@@ -137,7 +197,7 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
 
     try:
         yield done
-    except (KeyboardInterrupt, GeneratorExit):
+    except GeneratorExit:
         raise
     except asyncio.CancelledError as error:
         # The loop is being shut down under us (a SystemExit does that): nothing came of it.
@@ -145,7 +205,9 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
         if not ended:
             raise
         chain = errors.unwrap(error)
-    except BaseException as error:  # SystemExit too: CrewAI raises it on a context overflow
+    except BaseException as error:
+        # SystemExit too: CrewAI raises it on a context overflow. And KeyboardInterrupt, which is
+        # the target's own here: no signal is delivered to where requests are served.
         chain = errors.unwrap(error)
         opened.fail(errors.classify(chain).kind, counts=False)
     finally:
@@ -153,7 +215,7 @@ def _request(job: Job, emit: record.Emit) -> Iterator[Callable[[Any], None]]:
         inject.built(owner)
         scope.parent.reset(above)
         scope.current.reset(token)
-        if status is not None and status >= 500 and not chain:
+        if status is not None and status >= fails_from and not chain:
             chain = (
                 Link(
                     "HTTPResponse",
@@ -191,7 +253,5 @@ def _cancelled() -> bool:
 
 def _size_executor() -> None:
     if inject.active.executor:
-        from concurrent.futures import ThreadPoolExecutor
-
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(inject.active.executor))

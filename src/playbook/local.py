@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import threading
+from contextlib import suppress
 from typing import Any
 
 from . import runner, worker
@@ -29,6 +31,25 @@ class Worker(runner.Worker):
         return "its thread ended"
 
 
+def _quiet() -> None:
+    """CrewAI logs every call and every failure; the case has them, a cell has no room for them.
+
+    Some of it goes to the root logger, and is told by the file that it comes from.
+    """
+    logging.getLogger("crewai").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_foreign)
+    with suppress(ImportError, AttributeError):
+        from crewai.events import event_context
+
+        told = event_context._default_config
+        told.mismatch_behavior = event_context.MismatchBehavior.SILENT
+        told.empty_pop_behavior = event_context.MismatchBehavior.SILENT
+
+
+def _foreign(record: logging.LogRecord) -> bool:
+    return f"{os.sep}crewai{os.sep}" not in record.pathname
+
+
 class Nursery:
     """Starts workers on threads of this process."""
 
@@ -38,6 +59,7 @@ class Nursery:
 
     def worker(self) -> Worker:
         os.environ.update(worker.QUIET)
+        _quiet()
         (command_in, command_out), (evidence_in, evidence_out) = os.pipe(), os.pipe()
         lock = threading.Lock()
         out = os.fdopen(evidence_out, "wb", buffering=0)

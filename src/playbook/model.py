@@ -53,6 +53,12 @@ class Shown:
 
         return show.html(self)
 
+    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
+        # A dataclass has a repr of its own, which IPython would take for the plain text.
+        from . import show
+
+        return show.bundle(self)
+
     def __str__(self) -> str:
         from . import show
 
@@ -173,6 +179,10 @@ class Level:
     """Requests that ended well although something inside failed."""
     cpu: float = 0.0
     """CPU seconds per second of the target's process; near 1 the interpreter is full."""
+    cpu_s: float = 0.0
+    """CPU seconds of one request; its inverse is what one process can serve in a second at most."""
+    memory_growth: float = 0.0
+    """Bytes of resident memory that came with each request."""
     stall_s: float = 0.0
     """The longest time in which our own clock thread could not run."""
 
@@ -181,6 +191,77 @@ class Level:
 class Sweep(Shown):
     levels: tuple[Level, ...] = ()
     stopped_early: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """Spans that no request could be found for; they are reported and never guessed."""
+
+    kind: str
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where time goes: all spans of one kind and name, alone and under load."""
+
+    layer: str
+    kind: str
+    name: str
+    count: int
+    failed: int
+    alone_s: float | None
+    """Median duration at the lowest concurrency; None where it was not seen there."""
+    loaded_s: float | None
+    """Median duration at the highest concurrency."""
+    loaded_p95_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen(Shown):
+    """What was seen of a sweep: coverage, orphans, and where the time goes."""
+
+    requests: int = 0
+    spans: int = 0
+    found: int = 0
+    """Spans that found their request."""
+    orphans: tuple[Orphan, ...] = ()
+    alone: int = 0
+    loaded: int = 0
+    """The lowest and the highest concurrency of the sweep."""
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def coverage(self) -> float:
+        """Share of spans that found their request."""
+        return self.found / self.spans if self.spans else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """One request's canary that was seen in another request."""
+
+    owner: str
+    """Id of the request that the canary belongs to."""
+    found_in: str
+    """Id of the request in whose traffic or answer it was seen."""
+    where: str
+    """``tool case_lookup``, ``llm gpt-4o-mini``: where it came to light; or ``answer``."""
+    carrier: str = ""
+    """The object that both held; empty where none is known."""
+    spans: tuple[str, ...] = ()
+    """The span that shows it, and the owner's own of the same kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossings(Shown):
+    """Whose canary turned up in whose traffic while so many requests ran at once."""
+
+    concurrency: int = 0
+    requests: tuple[str, ...] = ()
+    """Ids in the order in which the requests began."""
+    found: tuple[Crossing, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +299,8 @@ class Trial:
     attempts: int
     failures: int
     decision: Literal["needed", "innocent", "returns", "stays away", "undecided"]
+    more: int = 0
+    """About how many more attempts would decide it; 0 where it is decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +330,8 @@ class Finding:
     finding: str
     source: str
     """Where it was seen: a step, a span id, a file and line."""
+    spans: tuple[str, ...] = ()
+    """Ids of the spans that show it; the case's evidence has a line for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +389,11 @@ class Verdict(Shown):
         reduction = data.pop("reduction")
         data["sweep"] = data.pop("sweep")["levels"]
         body |= data
+        for suspect in body["ranked"]:
+            suspect["evidence"] = tuple(
+                {"finding": found["finding"], "source": found["source"]}
+                for found in suspect["evidence"]
+            )
         body["reduction"] = reduction and {
             "components": reduction["components"],
             "script": reduction["script"] or None,
@@ -368,10 +458,40 @@ class Comparison(Shown):
     """The A/B of `verify`: the target as it was against the fixed one, interleaved."""
 
     before: Count
+    """Requests with the failure that the case is about, of the target as it was."""
     after: Count
     p_value: float
-    answer: Literal["fixed", "not fixed", "undecided"]
+    """One-sided Fisher exact test that the fixed target fails less often."""
+    answer: Literal["fixed", "fixed but now", "not fixed", "undecided"]
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What came of one condition of a gate."""
+
+    condition: str
+    state: Literal["shown", "holds", "not seen", "undecided", "broken"]
+    told: str
+    """The figures, in one line."""
+    more: int | None = None
+    """About how many more requests of the same kind would decide; None: no number would."""
+
+    @property
+    def passes(self) -> bool:
+        return self.state in ("shown", "holds")
+
+
+@dataclass(frozen=True, slots=True)
+class Gate(Shown):
+    """What had to hold (see `playbook.gate`), and whether it did."""
+
+    state: Literal["holds", "undecided", "broken"]
+    status: int
+    """The exit status of the command."""
+    checks: tuple[Check, ...] = ()
+    excused: bool = False
+    """The verdict is not healthy, and the gate that holds accepts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,10 +502,13 @@ class Record:
     directory: str
     audit: Audit | None = None
     sweep: Sweep | None = None
+    seen: Seen | None = None
     ladder: Ladder | None = None
     reduction: Reduction | None = None
     reintroduction: Reintroduction | None = None
     verdict: Verdict | None = None
+    comparison: Comparison | None = None
+    gate: Gate | None = None
     outcomes: tuple[Outcome, ...] = ()
     spans: tuple[Span, ...] = ()
 
@@ -405,3 +528,5 @@ class Progress:
     """Set when one request has just ended."""
     level: Level | None = None
     """Set when one level of the sweep has just ended."""
+    rung: Rung | None = None
+    """Set when one rung of the ladder has just been climbed."""

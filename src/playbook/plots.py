@@ -11,6 +11,7 @@ for a dark theme.
 
 from __future__ import annotations
 
+import heapq
 import html
 import io
 import logging
@@ -28,14 +29,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from . import show
-from .model import Budget, Ladder, Level, Outcome, Rung, Span, Sweep
+from .model import Budget, Crossings, Ladder, Level, Outcome, Rung, Span, Sweep
 
 __all__ = [
     "Picture",
     "budgets",
     "burst",
+    "crossings",
     "failures",
     "ladder",
+    "lanes",
     "png",
     "svg",
     "timeline",
@@ -65,6 +68,10 @@ MOST_REQUESTS = 120
 """Bars in a timeline; more are not told apart on a page."""
 MOST_SPANS = 60
 """Bars in a waterfall."""
+MOST_IN_LANES = 600
+"""Bars in a figure that is drawn while requests run."""
+MOST_CROSSED = 40
+"""Requests in the figure of crossings, on either side."""
 
 # The first import on a machine announces on stderr that fonts are being listed, which
 # a notebook would keep as its output.
@@ -194,7 +201,9 @@ def _clock(axes: Axes, which: str, top: float) -> None:
     )
 
 
-def _cross(axes: Axes, x: Any, y: Any, size: float = 7) -> None:
+def _cross(axes: Axes, x: Sequence[float], y: Sequence[float], size: float = 7) -> None:
+    if not x:  # a line without points would still be given room, in the figure's corner
+        return
     axes.plot(
         x, y, linestyle="none", marker="X", markersize=size, color=COLOURS["bad"],
         markeredgecolor=COLOURS["paper"], markeredgewidth=0.8, zorder=5, clip_on=False,
@@ -303,7 +312,7 @@ def timeline(outcomes: Sequence[Outcome], spans: Sequence[Span] = ()) -> Picture
     everything = sorted(outcomes, key=lambda outcome: (outcome.start, outcome.request))
     shown = _worst_stretch(everything, MOST_REQUESTS)
     failed = sum(outcome.failed for outcome in shown)
-    label = f"{len(shown)} requests, {failed} failed"
+    label = f"{_requests(len(shown))}, {failed} failed"
     if len(shown) < len(everything):
         label = f"The {len(shown)} of {len(everything)} requests among which most failed: {failed}"
     figure = _figure(7.2, min(1.1 + 0.13 * max(len(shown), 4), 8.0), label)
@@ -346,7 +355,9 @@ def timeline(outcomes: Sequence[Outcome], spans: Sequence[Span] = ()) -> Picture
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_xlim(0, last * 1.01 or 1)
-    axes.set_ylabel("requests, in the order they began", fontsize=9, color=COLOURS["muted"])
+    # The whole of it needs the height of some fifteen bars.
+    order = "requests, in the order they began" if len(shown) > 14 else "requests"
+    axes.set_ylabel(order, fontsize=9, color=COLOURS["muted"])
     handles: list[Line2D | Patch] = [
         Patch(color=COLOURS[_KIND[kind]], label=_KIND_NAME[kind]) for kind in present
     ]
@@ -354,6 +365,99 @@ def timeline(outcomes: Sequence[Outcome], spans: Sequence[Span] = ()) -> Picture
     handles.append(_marker("X", "bad", "failed"))
     _legend(figure, handles, loc="outside lower center")
     return figure
+
+
+def lanes(bursts: Sequence[tuple[str, Sequence[Outcome]]]) -> Picture:
+    """Every request in time, in the first lane that was free; failures end in a cross.
+
+    `bursts` are the runs of a step in their order, each with its name. The figure
+    keeps its size and moves its axes rarely, to be drawn while requests run; of more
+    than `MOST_IN_LANES` requests the last are drawn.
+    """
+    named = [(text, outcome) for text, outcomes in bursts for outcome in outcomes]
+    named = sorted(named, key=lambda pair: pair[1].end)[-MOST_IN_LANES:]
+    shown = sorted((outcome for _, outcome in named), key=lambda it: (it.start, it.request))
+    failed = [outcome for outcome in shown if outcome.failed]
+    label = f"{_requests(len(shown))} in time, {len(failed)} failed"
+    figure = _figure(7.2, 2.6, label, layout=False)
+    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.19, top=0.87)
+    axes = figure.subplots()
+    _quiet(axes, "Requests in time", grid="x")
+    lane = _lanes(shown)
+    zero = shown[0].start if shown else 0.0
+    top = _round_up(max((outcome.end for outcome in shown), default=zero) - zero)
+    high = max([*lane.values(), 4]) + 1
+    axes.set_xlim(0, top)
+    axes.set_ylim(-0.7, high * 1.1)  # the names of the runs stand above the bars
+    axes.set_yticks([])
+    axes.set_ylabel("at once", fontsize=9, color=COLOURS["muted"])
+    _clock(axes, "x", top)
+    thick = min(7.0, 0.7 * 120 / high)
+    for colour, drawn in (("second", [it for it in shown if not it.failed]), ("bad", failed)):
+        axes.hlines(
+            [lane[it.request] for it in drawn],
+            [it.start - zero for it in drawn],
+            [it.end - zero for it in drawn],
+            colors=COLOURS[colour],
+            linewidth=thick,
+            alpha=1.0 if colour == "second" else 0.55,
+        )
+    _cross(
+        axes,
+        [it.end - zero for it in failed],
+        [lane[it.request] for it in failed],
+        6 if high < 30 else 4.5,
+    )
+    _name_bursts(axes, named, zero, top)
+    _beside_title(
+        axes,
+        [
+            Line2D([], [], color=COLOURS["second"], linewidth=5, label="ended well"),
+            _marker("X", "bad", "failed"),
+        ],
+    )
+    return figure
+
+
+def _lanes(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """The lane of each request, by its id; `outcomes` in the order they began."""
+    free: list[int] = []
+    busy: list[tuple[float, int]] = []
+    lane: dict[str, int] = {}
+    for outcome in outcomes:
+        while busy and busy[0][0] <= outcome.start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane[outcome.request] = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (outcome.end, lane[outcome.request]))
+    return lane
+
+
+def _round_up(seconds: float) -> float:
+    """The next of 1, 2, 3, 5 and 10 times a power of ten: an axis that rarely moves."""
+    unit = 10.0 ** math.floor(math.log10(max(seconds, 0.1)))
+    return next(
+        unit * step for step in (1, 1.5, 2, 3, 5, 7.5, 10) if unit * step >= seconds * 0.999
+    )
+
+
+def _name_bursts(axes: Axes, named: Sequence[tuple[str, Outcome]], zero: float, top: float) -> None:
+    """A line where each run begins, and its name where there is room for it."""
+    begins: dict[str, float] = {}
+    for text, outcome in named:
+        begins[text] = min(begins.get(text, outcome.start), outcome.start)
+    taken = -1.0
+    for text, start in sorted(begins.items(), key=lambda item: item[1]):
+        at = start - zero
+        axes.axvline(at, color=COLOURS["muted"], linewidth=0.8, linestyle=":")
+        if at >= taken:
+            words = show.clean(text, 24)
+            _words(axes, at, axes.get_ylim()[1], words, xytext=(3, -9), fontsize=8,
+                   color=COLOURS["muted"])  # fmt: skip
+            taken = at + (0.014 * len(words) + 0.02) * top
+
+
+def _requests(number: int) -> str:
+    return f"{number} request{'' if number == 1 else 's'}"
 
 
 def _worst_stretch(outcomes: Sequence[Outcome], most: int) -> Sequence[Outcome]:
@@ -395,18 +499,22 @@ _RUNG = {
 }
 
 
-def ladder(ladder: Ladder) -> Picture:
-    """The layers from the network up to a whole agent: which rung holds, and how slow it is."""
+def ladder(ladder: Ladder, *, room: int = 2) -> Picture:
+    """The layers from the network up to a whole agent: which rung holds, and how slow it is.
+
+    There is room for at least so many rungs, so that a ladder that fills does not jump.
+    """
     rungs = ladder.rungs
+    room = max(len(rungs), room)
     failing = next((rung.name for rung in rungs if rung.status == "failed"), "")
     label = f"Fails first at: {failing}" if failing else "No rung fails"
-    figure = _figure(7.2, 0.9 + 0.33 * max(len(rungs), 2), label)
+    figure = _figure(7.2, 0.9 + 0.33 * room, label)
     axes = figure.subplots()
     _quiet(axes, label, grid="x")
     times = [rung.p50_s or 0.0 for rung in rungs]
-    _ticks(axes, "y", range(len(rungs)), [_rung_name(rung) for rung in rungs])
+    _ticks(axes, "y", range(len(rungs)), [rung_name(rung) for rung in rungs])
     axes.tick_params(axis="y", labelcolor=COLOURS["ink"])
-    axes.set_ylim(-0.6, len(rungs) - 0.4)
+    axes.set_ylim(-0.6, room - 0.4)
     axes.set_xlim(0, max([*times, 0.001]) * 1.5)
     _clock(axes, "x", max(times, default=0) * 1.5)
     axes.set_xlabel("median duration", fontsize=9, color=COLOURS["muted"])
@@ -440,7 +548,8 @@ def _badge(axes: Axes, y: float, shape: str, colour: str) -> None:
     )
 
 
-def _rung_name(rung: Rung) -> str:
+def rung_name(rung: Rung) -> str:
+    """``bare call × 10``: what was tried, and how many at once."""
     return f"{rung.name} × {rung.concurrency}" if rung.concurrency > 1 else rung.name
 
 
@@ -456,9 +565,10 @@ def _rung_words(rung: Rung) -> str:
 def waterfall(spans: Sequence[Span]) -> Picture:
     """The inside of one request: its spans in time, nested as they were called."""
     rows = _nested(spans)
-    failed = sum(bool(span.fault) for span, _ in rows)
     whole = rows[0][0].request if rows else "nothing was recorded"
-    label = f"Inside request {whole}" + (", which failed" if failed else "")
+    # Whether the request failed is not seen from its spans: a retry may have saved it.
+    faults = any(span.fault for span, _ in rows)
+    label = f"Inside request {whole}" + (", with faults" if faults else "")
     if len(rows) > MOST_SPANS:
         label += f" (the first {MOST_SPANS} of {len(rows)} spans)"
         rows = rows[:MOST_SPANS]
@@ -528,6 +638,57 @@ def _nested(spans: Sequence[Span]) -> list[tuple[Span, int]]:
         rows.append((span, depth))
         stack += [(child, depth + 1) for child in reversed(children.get(span.id, []))]
     return rows
+
+
+def crossings(first: Crossings, *more: Crossings, names: Sequence[str] = ()) -> Picture:
+    """Whose canary was seen in whose traffic: own ones on the diagonal, crosses beside it.
+
+    Several stand side by side, such as the broken and the fixed target, with their `names`.
+    """
+    found = (first, *more)
+    most = max([4, *(len(each.requests[:MOST_CROSSED]) for each in found)])
+    label = "Whose data was seen where: " + "; ".join(map(_crossed, found))
+    # In inches, as the ids need the same room beside the axes and below them.
+    side, room, top, foot = 0.26 * most, 1.25, 0.35, 1.45
+    width, height = (side + room) * len(found) + 0.15, side + top + foot
+    figure = _figure(width, height, label, layout=False)
+    for index, each in enumerate(found):
+        left = (side + room) * index + room
+        axes = figure.add_axes((left / width, foot / height, side / width, side / height))
+        title = names[index] if index < len(names) else ""
+        _matrix(axes, each, f"{title}: {_crossed(each)}" if title else _crossed(each))
+        axes.set_xlabel("seen in the traffic of", fontsize=9, color=COLOURS["muted"])
+        if index == 0:
+            axes.set_ylabel("canary of", fontsize=9, color=COLOURS["muted"])
+    handles = [_marker("o", "good", "its own"), _marker("X", "bad", "another's")]
+    _legend(figure, handles, loc="lower center")
+    return figure
+
+
+def _crossed(found: Crossings) -> str:
+    """``crossed in 3 of 8``."""
+    into = {it.found_in for it in found.found}
+    return f"crossed in {len(into)} of {len(found.requests)}" if into else "nothing crossed"
+
+
+def _matrix(axes: Axes, found: Crossings, title: str) -> None:
+    requests = found.requests[:MOST_CROSSED]
+    place = {request: index for index, request in enumerate(requests)}
+    _quiet(axes, title, grid="both")
+    _ticks(axes, "y", range(len(requests)), requests)
+    _ticks(axes, "x", range(len(requests)), requests)
+    axes.tick_params(axis="x", labelrotation=90)
+    edge = max(len(requests), 1) - 0.3
+    axes.set_xlim(-0.7, edge)
+    axes.set_ylim(edge, -0.7)
+    own = range(len(requests))
+    axes.plot(own, own, linestyle="none", marker="o", markersize=6, color=COLOURS["good"])
+    crossed = [
+        (place[it.found_in], place[it.owner])
+        for it in found.found
+        if it.found_in in place and it.owner in place
+    ]
+    _cross(axes, [x for x, _ in crossed], [y for _, y in crossed])
 
 
 _LAYER = {"call": "first", "tool": "warn"}

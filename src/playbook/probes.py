@@ -18,9 +18,11 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+import httpx
+
 from . import errors
-from .observe import crew, http, scope
-from .observe.http import status_fault
+from .observe import attempt, crew, http, scope
+from .observe.attempt import status_fault
 from .target import Target
 
 ENOUGH_SECONDS = 3.0
@@ -33,11 +35,11 @@ def run(command: dict[str, Any], target: Target, watch: crew.Watch, stop: thread
     """Do what `command` asks; plain data comes back."""
     what = command["what"]
     if what == "network":
-        return network()
+        return network(target.url)
     if what == "audit":
         from . import audit
 
-        return audit.read(target, watch)
+        return audit.read(target, watch, command.get("concurrency", audit.CONCURRENCY))
     action = _action(what, command, watch)
     if action is None:
         return None
@@ -74,7 +76,9 @@ def _action(
         if http.model_call is None:
             return None
         call, factor = http.model_call, command.get("timeout_factor", 1.0)
-        return lambda: _bare(call, factor)
+        # A context costs 40 ms of CPU: made within each call, ten at once would look slow.
+        trust = httpx.create_ssl_context()
+        return lambda: _bare(call, factor, trust)
     if what == "llm":
         if watch.llm is None or not hasattr(watch.llm, "call"):
             return None
@@ -103,25 +107,23 @@ def _tool(tool: Any, arguments: dict[str, Any]) -> tuple[str, str] | None:
     return ("tool-error", str(result)) if failed else None
 
 
-def _bare(call: http.ModelCall, factor: float) -> tuple[str, str] | None:
+def _bare(call: http.ModelCall, factor: float, trust: ssl.SSLContext) -> tuple[str, str] | None:
     """The recorded model call, again, by a client of its own without CrewAI or an SDK."""
-    import httpx
-
     given = {name: call.timeout.get(name) for name in ("connect", "read", "write", "pool")}
     limits = {name: None if value is None else value * factor for name, value in given.items()}
-    with httpx.Client(timeout=httpx.Timeout(**limits)) as client:
+    with httpx.Client(timeout=httpx.Timeout(**limits), verify=trust) as client:
         response = client.request(call.method, call.url, headers=call.headers, content=call.body)
     kind = status_fault(response.status_code)
     return (kind, f"HTTP {response.status_code}: {response.text[:200]}") if kind else None
 
 
-def network() -> list[dict[str, Any]]:
-    """DNS, TCP and TLS to the provider's host, or to the proxy in front of it."""
+def network(url: str = "") -> list[dict[str, Any]]:
+    """DNS, TCP and TLS to the provider's host (or that of `url`), or to the proxy in front."""
     call = http.model_call
-    if call is None:
+    if call is None and not url:
         return []
-    parts = urlsplit(call.url)
-    host, port = parts.hostname or "", http.port(parts)
+    parts = urlsplit(call.url if call is not None else url)
+    host, port = parts.hostname or "", attempt.port(parts)
     proxy = getproxies().get(parts.scheme) or getproxies().get("all")
     via = ""
     if proxy and not proxy_bypass(host):

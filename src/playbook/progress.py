@@ -9,19 +9,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .model import Level, Progress
+from .show import clean
 
 if TYPE_CHECKING:
     from .case import Case
 
 
 @contextmanager
-def shown(case: Case) -> Iterator[None]:
-    """Show what `case` does on stderr while the block runs; Ctrl-C stops new work at once."""
+def shown(case: Case, *, lines: bool = False) -> Iterator[None]:
+    """Show what `case` does on stderr while the block runs; Ctrl-C stops new work at once.
+
+    With `lines`, bars are not drawn even on a terminal: somebody writes there beside us.
+    """
     from rich.console import Console
 
     console = Console(stderr=True)
     with _stop_on_interrupt(case):
-        if console.is_terminal:
+        if console.is_terminal and not lines:
             yield from _bars(case, console)
         else:
             case.on_progress = lambda progress: _line(console, progress)
@@ -29,6 +33,7 @@ def shown(case: Case) -> Iterator[None]:
 
 
 def _bars(case: Case, console: Any) -> Iterator[None]:
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
@@ -45,16 +50,20 @@ def _bars(case: Case, console: Any) -> Iterator[None]:
 
         def show(progress: Progress) -> None:
             nonlocal failed
+            if progress.step == "fleet":  # a line that stays, whatever the bar says next
+                console.print(f"fleet: {clean(progress.text)}", markup=False)
+                return
             if progress.level is not None:
-                console.print(_told(progress.level))
+                console.print(_told(progress.level), markup=False)
             if progress.outcome is None:
                 failed = 0
             else:
                 failed += progress.outcome.failed
             more = f"  {failed} failed" if failed else ""
+            words = clean(progress.text, 50)
             bars.update(
                 task,
-                description=(progress.text + more)[:60],
+                description=escape(words) + more,
                 step=progress.step,
                 completed=progress.done,
                 total=progress.total or None,
@@ -67,10 +76,10 @@ def _bars(case: Case, console: Any) -> Iterator[None]:
 def _line(console: Any, progress: Progress) -> None:
     """One line for each thing that begins or ends; single requests are not told."""
     if progress.level is not None:
-        console.print(_told(progress.level), highlight=False, soft_wrap=True)
+        console.print(_told(progress.level), highlight=False, markup=False, soft_wrap=True)
     elif progress.outcome is None and progress.text:
         count = f" ({progress.total} requests)" if progress.total else ""
-        text = f"{progress.step}: {progress.text}{count}"
+        text = f"{progress.step}: {clean(progress.text)}{count}"
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

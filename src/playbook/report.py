@@ -36,7 +36,10 @@ def write(record: Record, path: str | Path) -> Path:
     if path.suffix.lower() not in forms:
         raise ValueError(f"a report is written to .html or .md, not to {path.name!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(forms[path.suffix.lower()](record), encoding="utf-8")
+    text = forms[path.suffix.lower()](record)
+    if path.is_symlink():
+        path.unlink()  # whatever it points to is not ours to overwrite
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -79,11 +82,15 @@ def _environment(*, html: bool) -> Environment:
     return environment
 
 
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control codes and marks of direction: a report is also read with ``cat``."""
+
+
 def _finish(value: Any) -> Any:
     """The last step of all that a template prints, so that nothing can forget it."""
     if type(value) is not str:  # a Markup was made here, of text that went through this
         return value
-    return redact(value.encode("utf-8", "replace").decode("utf-8"))
+    return redact(_UNSEEN.sub("", value.encode("utf-8", "replace").decode("utf-8")))
 
 
 # What the templates are given ------------------------------------------------------
@@ -92,7 +99,10 @@ def _finish(value: Any) -> Any:
 def _page(record: Record) -> dict[str, Any]:
     verdict = record.verdict
     cause = _cause(verdict)
-    steps = ("audit", "sweep", "ladder", "reduction", "reintroduction", "verdict")
+    steps = (
+        *("audit", "sweep", "seen", "ladder", "reduction", "reintroduction"),
+        *("verdict", "comparison", "gate"),
+    )
     sheets = {
         step: show.sheet(getattr(record, step))
         for step in steps
@@ -196,10 +206,11 @@ def _script(record: Record) -> str:
     path = record.reduction.script if record.reduction else ""
     if not path:
         return ""
-    for place in (Path(path), Path(record.directory) / path):
-        if place.is_file():
-            return redact(place.read_text(encoding="utf-8", errors="replace"))
-    return ""
+    # By name: a case may have been moved, and one that was sent to us must not name other files.
+    place = Path(record.directory) / Path(path).name
+    if place.is_symlink() or not place.is_file():
+        return ""
+    return redact(_UNSEEN.sub("", place.read_text(encoding="utf-8", errors="replace")))
 
 
 def _unknown(record: Record) -> list[str]:
@@ -224,8 +235,8 @@ def _unknown(record: Record) -> list[str]:
     ]
     trials = record.reduction.trials if record.reduction else ()
     lines += [
-        f"Whether {trial.component} takes part: {show.count(trial)} failed without it, "
-        "which does not decide."
+        f"Whether {trial.component} takes part: {show.count(trial)} failed without it; "
+        + (f"about {trial.more} more requests would decide." if trial.more else "too few to say.")
         for trial in trials
         if trial.decision == "undecided"
     ]
@@ -269,6 +280,8 @@ def _figures(record: Record) -> dict[str, Markup]:
     inside = _telling(record)
     if inside:
         drawn["waterfall"] = plots.waterfall(inside)
+    if record.audit and record.audit.budget.layers:
+        drawn["budgets"] = plots.budgets(record.audit.budget)
     return {key: Markup(plots.svg(figure, key)) for key, figure in drawn.items()}
 
 

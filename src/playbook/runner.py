@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from . import canary
-from .errors import classify
+from .errors import classify, hide_environment
 from .inject import Plan
 from .model import Fault, Link, Outcome, Span
 from .target import Spec, TargetError
@@ -34,8 +35,11 @@ LOOK_SECONDS = 0.1
 """How often somebody looks whether a run hangs."""
 STATS = (
     *("cpu", "stall_s", "stall_p95_s", "loop_lag_s"),
-    *("objects", "threads", "descriptors"),
+    *("objects", "threads", "descriptors", "memory", "memory_growth", "cpu_s"),
+    *("beside_alone_s", "beside_s"),
 )
+SUMS = ("memory_growth", "cpu_s")
+"""Those of them that grow with every request."""
 Listener = Callable[[dict[str, Any]], None]
 
 
@@ -56,6 +60,10 @@ class Run:
     spent: dict[str, str] = field(default_factory=dict)
     """Requests that began with an agent whose retries were used up, and that agent."""
     stats: dict[str, float] = field(default_factory=dict)
+    stall: tuple[str, ...] = ()
+    """Where the event loop was held for the longest time, the innermost frame last."""
+    stood: dict[str, float] = field(default_factory=dict)
+    """Places in the target's own code, and how many threads and tasks stood there at the mean."""
     hung: bool = False
     cut: bool = False
     """The time was over: its open requests were ended, and count for nothing."""
@@ -69,10 +77,26 @@ class Run:
         self.by_marks |= other.by_marks
         self.mutated |= other.mutated
         self.spent |= other.spent
+        self.stall = self.stall or other.stall
+        self.stood = self.stood or other.stood
         for name, value in other.stats.items():
-            self.stats[name] = max(value, self.stats.get(name, 0.0))
+            known = self.stats.get(name, 0.0)
+            self.stats[name] = known + value if name in SUMS else max(known, value)
         self.hung |= other.hung
         self.died = self.died or other.died
+
+
+def _unwritable(extra: Mapping[str, str], directory: str) -> str:
+    """Where CrewAI would keep its databases, if nothing can be written there."""
+    import appdirs
+
+    from .audit import environment
+
+    asked = {**os.environ, **extra}.get("CREWAI_STORAGE_DIR") or Path(
+        directory or "."
+    ).resolve().name
+    folder = str(appdirs.user_data_dir(asked, "CrewAI"))  # what CrewAI itself makes of it
+    return folder if environment.unwritable(folder) else ""
 
 
 class Nursery:
@@ -85,6 +109,12 @@ class Nursery:
         self.storage = storage
         self.log = log
         self.extra = dict(env)
+        self.unwritable = _unwritable(self.extra, spec.directory)
+        """The target's own storage directory, where it cannot be written, or empty.
+
+        Then the target keeps it, to fail as it does where it is deployed; anything else
+        it would write goes to a directory of the case."""
+        hide_environment(self.extra)
         ours, theirs = socket.socketpair()
         theirs.set_inheritable(True)
         self._lock = threading.Lock()
@@ -105,6 +135,7 @@ class Nursery:
                     python or sys.executable,
                     str(Path(__file__).with_name("worker.py")),
                     str(theirs.fileno()),
+                    spec.kind,
                 ],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -139,7 +170,7 @@ class Nursery:
             (command_in, command_out), (evidence_in, evidence_out), (output_in, output_out) = pipes
             message = {
                 "spec": asdict(self.spec),
-                "env": {**self.extra, "CREWAI_STORAGE_DIR": str(storage)},
+                "env": {**self.extra, "CREWAI_STORAGE_DIR": self.unwritable or str(storage)},
             }
             socket.send_fds(
                 self._socket,
@@ -171,6 +202,8 @@ class Nursery:
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait()
+        # CrewAI keeps the whole text of inputs and answers there, which is no evidence.
+        shutil.rmtree(self.storage, ignore_errors=True)
 
 
 class Worker:
@@ -186,6 +219,8 @@ class Worker:
         self.has_served = False
         self.peers: set[str] = set()
         """Addresses that the process has connected to."""
+        self.canaries: dict[str, str] = {}
+        """The canaries that it was sent, and the requests that they belong to."""
         self.answers: dict[str, str] = {}
         """Recorded answers of the target's tools, kept in memory only."""
         self._commands = os.fdopen(commands, "wb", buffering=0)
@@ -229,6 +264,17 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self._alive
+
+    def next(self, timeout: float) -> dict[str, Any] | None:
+        """What the process reports next, None once it has ended; queue.Empty after `timeout` (s).
+
+        For `playbook.fleet`, which passes it on; `run` and `probe` read it themselves.
+        """
+        return self._messages.get(timeout=timeout)
+
+    def ended(self) -> str:
+        """How the process ended, once `next` has told so."""
+        return self._over()
 
     def send(self, **command: Any) -> None:
         self._commands.write(json.dumps(command).encode() + b"\n")
@@ -288,9 +334,20 @@ class Worker:
         run = Run(concurrency, plan)
         ours = {job["id"] for job in jobs} | {""}
         began: dict[str, float] = {}
-        canaries = {token: job["id"] for job in jobs for token in (job["canary"], *job["marks"])}
+        # What an earlier request left behind in this process is another's data as well; marks
+        # are the same for all requests with the same inputs, and tell only within a run.
+        canaries = {
+            **self.canaries,
+            **{token: job["id"] for job in jobs for token in (job["canary"], *job["marks"])},
+        }
+        self.canaries |= {job["canary"]: job["id"] for job in jobs}
         self.has_served = True
-        self.send(do="run", jobs=jobs, concurrency=min(concurrency, len(jobs)), plan=asdict(plan))
+        try:
+            width = min(concurrency, len(jobs))
+            self.send(do="run", jobs=jobs, concurrency=width, plan=asdict(plan))
+        except (OSError, ValueError):  # it ended after its last run
+            run.died = self._over() if self._alive else "it had ended before"
+            return run
         for message in self._until_done(began, limit_s, most_s, stopped, run):
             if message["t"] == "outcome":
                 outcome = _outcome(message, deadline_s, canaries)
@@ -317,7 +374,10 @@ class Worker:
     def probe(self, what: str, *, limit_s: float = 60.0, **options: Any) -> Any:
         """Run one probe of the ladder inside the worker; None if it did not end in time."""
         run = Run(1, Plan())
-        self.send(do="probe", what=what, **options)
+        try:
+            self.send(do="probe", what=what, **options)
+        except (OSError, ValueError):  # it ended after its last run
+            return None
         for message in self._until_done(
             {"probe": time.time()}, limit_s, limit_s, lambda: False, run
         ):
@@ -369,17 +429,26 @@ class Worker:
                 continue
             elif message["t"] == "span":
                 calls.pop(message["id"], None)
-            elif message["t"] == "crew":
-                self.components = list(dict.fromkeys([*self.components, *message["components"]]))
-            elif message["t"] == "peer":
-                self.peers.add(message["host"])
-            elif message["t"] == "tool":
-                self.answers[message["name"]] = message["answer"]
+            elif message["t"] == "lost":
+                for id in message["calls"]:
+                    calls.pop(id, None)
+                for request in message["requests"]:
+                    began.pop(request, None)
+            self._learn(message)
             if self.on_message:
                 self.on_message(message)
             yield message
             if message["t"] == "done":
                 return
+
+    def _learn(self, message: dict[str, Any]) -> None:
+        """What a message tells of the target itself."""
+        if message["t"] == "crew":
+            self.components = list(dict.fromkeys([*self.components, *message["components"]]))
+        elif message["t"] == "peer":
+            self.peers.add(message["host"])
+        elif message["t"] == "tool":
+            self.answers[message["name"]] = message["answer"]
 
     def _give_up(self) -> Any:
         """Collect the spans that never ended, then kill."""
@@ -432,7 +501,7 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
         for line in lines:
             try:
                 message = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # the line that was being written when the process was killed
             if step is not None and message.get("step") != step:
                 continue
@@ -466,12 +535,20 @@ def _collect(run: Run, message: dict[str, Any]) -> None:
     """Spans and sharing of a run; calls that an earlier run left open are told there."""
     if message["t"] == "span":
         run.spans.append(_span(message))
+    elif message["t"] == "lost":
+        # Of a worker that is gone (see `playbook.fleet`): they are served again, and count once.
+        again = set(message["requests"])
+        run.spans = [span for span in run.spans if span.request not in again]
     elif message["t"] == "share":
         run.shares.append(message)
     elif message["t"] == "mutated":
         run.mutated.add(message["name"])
     elif message["t"] == "spent":
         run.spent[message["request"]] = message["name"]
+    elif message["t"] == "stall":
+        run.stall = tuple(message["stack"])
+    elif message["t"] == "stood":
+        run.stood = message["places"]
 
 
 def _outcome(
@@ -487,7 +564,7 @@ def _outcome(
         end=message["end"],
         fault=classify(chain) if chain else None,
         result=message["result"],
-        # Only the canaries of this run's requests: a longer memory is another matter.
+        # Only the canaries of requests to this very process.
         foreign=tuple(canaries[token] for token in message["foreign"] if token in canaries),
         masked=tuple(message["faults"]) if message["ok"] else (),
         overran=deadline_s is not None and seconds > deadline_s,
@@ -504,10 +581,16 @@ def _keep_output(source: int, log: Path) -> None:
     from .errors import redact
 
     kept = dropped = 0
+    private = False
     with os.fdopen(source, "rb") as stream, log.open("a", encoding="utf-8") as out:
         for line in iter(lambda: stream.readline(65536), b""):
             if kept < OUTPUT_BYTES:
                 kept += len(line)
+                # A private key is many lines, none of which looks like a secret.
+                if private:
+                    private = b"-----END" not in line
+                    continue
+                private = b"PRIVATE KEY-----" in line and b"-----END" not in line
                 out.write(redact(line.decode("utf-8", "replace")))
                 out.flush()
             else:

@@ -12,6 +12,7 @@ it is cleaned of secrets and of terminal control codes, and escaped, before it i
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import html as _html
 import io
 import math
@@ -26,15 +27,21 @@ from .errors import redact
 from .model import (
     Audit,
     Budget,
+    Check,
     Comparison,
     Count,
+    Crossing,
+    Crossings,
+    Gate,
     Ladder,
     Layer,
     Level,
+    Part,
     Proof,
     Reduction,
     Reintroduction,
     Rung,
+    Seen,
     Setting,
     Suspect,
     Sweep,
@@ -113,6 +120,11 @@ def seconds(value: float | None) -> str:
         return f"{value:.2f} s" if value < 0.995 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest:02} s"
+
+
+def clock(moment: float) -> str:
+    """An instant (s since the epoch) as the time of day, UTC, with milliseconds."""
+    return dt.datetime.fromtimestamp(moment, dt.UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def percent(share: float) -> str:
@@ -212,12 +224,91 @@ def _sweep(sweep: Sweep) -> Sheet:
     )
     stalled = max(sweep.levels, key=lambda level: level.stall_s, default=None)
     remarks: tuple[str, ...] = ()
-    if stalled and stalled.stall_s >= 0.25:
+    if costs := [level.cpu_s for level in sweep.levels if level.cpu_s]:
         remarks = (
+            f"A request costs {seconds(min(costs))} of CPU: one Python process serves at most "
+            f"{1 / min(costs):.3g} of them in a second.",
+        )
+    if stalled and stalled.stall_s >= 0.25:
+        remarks += (
             f"Our own clock stood still for {seconds(stalled.stall_s)} at "
             f"{stalled.concurrency} at once: read the latencies of that level with care.",
         )
     return Sheet(tuple(facts), columns, rows, remarks)
+
+
+def _seen(seen: Seen) -> Sheet:
+    facts = [
+        Fact("seen", f"{seen.spans} spans of {seen.requests} requests", varies=True),
+        Fact(
+            "coverage",
+            f"{percent(seen.coverage)} of the spans found their request",
+            varies=seen.found < seen.spans,
+            tone="good" if seen.found == seen.spans else "warn",
+        ),
+    ]
+    if seen.orphans:
+        text = joined(f"{orphan.count} × {orphan.kind} {orphan.name}" for orphan in seen.orphans)
+        facts.append(Fact("without a request", text, varies=True, tone="warn"))
+    compared = seen.alone != seen.loaded  # one level has nothing to be compared with
+    columns = (
+        Column("layer", whole=True),
+        Column("what"),
+        Column("times", varies=True, number=True),
+        Column("failed", varies=True, number=True),
+        *([Column(f"p50 at {seen.alone}", varies=True, number=True)] if compared else []),
+        Column(f"p50 at {seen.loaded}", varies=True, number=True),
+        Column(f"p95 at {seen.loaded}", varies=True, number=True),
+    )
+    rows = tuple(
+        Row(
+            (
+                part.layer,
+                f"{part.kind} {part.name}",
+                str(part.count),
+                str(part.failed or "–"),
+                *([seconds(part.alone_s)] if compared else []),
+                seconds(part.loaded_s),
+                seconds(part.loaded_p95_s),
+            ),
+            "bad" if part.failed else "warn" if _grew(part) else "",
+        )
+        for part in seen.parts
+    )
+    return Sheet(tuple(facts), columns, rows)
+
+
+def _grew(part: Part) -> bool:
+    """Three times as long under load, and by enough to be noticed."""
+    if part.alone_s is None or part.loaded_s is None:
+        return False
+    return part.loaded_s > 3 * part.alone_s and part.loaded_s - part.alone_s > 0.1
+
+
+def _crossings(crossings: Crossings) -> Sheet:
+    """A row for each request, crossed or not: as many rows in every run."""
+    found = crossings.found
+    if found:
+        fact = Fact("crossed canaries", "requests saw each other's data", tone="bad")
+    else:
+        fact = Fact("crossed canaries", "none: no request saw another one's data", tone="good")
+    carriers = list(dict.fromkeys(it.carrier for it in found if it.carrier))
+    facts = [fact, Fact("carried by", joined(carriers), varies=True)] if carriers else [fact]
+    columns = (
+        Column("canary of", varies=True, whole=True),
+        Column("turned up in", varies=True),
+        Column("seen in", varies=True),
+        Column("carried by", varies=True),
+    )
+    rows = []
+    for request in crossings.requests:
+        own = [it for it in found if it.owner == request]
+        cells = (
+            tuple(dict.fromkeys(getattr(it, name) for it in own if getattr(it, name))) or "–"
+            for name in ("found_in", "where", "carrier")
+        )
+        rows.append(Row((request, *cells), "bad" if own else "good"))
+    return Sheet(tuple(facts), columns, tuple(rows))
 
 
 _STATUS: dict[str, tuple[str, Tone]] = {
@@ -293,9 +384,20 @@ def _reduction(reduction: Reduction) -> Sheet:
     facts = [Fact("reduced to", " + ".join(reduction.components) or "nothing: it did not fail")]
     if reduction.removed:
         facts.append(Fact("taken out", joined(reduction.removed)))
+    facts += _open(reduction.trials)
     if reduction.script:
         facts.append(_script(reduction))
     return Sheet(tuple(facts), *_trials(reduction.trials))
+
+
+def _open(trials: Sequence[Trial]) -> list[Fact]:
+    """What was not decided, and what would decide it."""
+    names = [trial.component for trial in trials if trial.decision == "undecided"]
+    more = max((trial.more for trial in trials), default=0)
+    if not names or not more:
+        return []
+    text = f"{joined(names)}; about {more} more requests would decide"
+    return [Fact("undecided", text, tone="warn")]
 
 
 def _script(reduction: Reduction) -> Fact:
@@ -310,7 +412,7 @@ def _reintroduction(steps: Reintroduction) -> Sheet:
         if back
         else Fact("the failure returns with", "none of them", tone="good")
     )
-    return Sheet((fact,), *_trials(steps.trials))
+    return Sheet((fact, *_open(steps.trials)), *_trials(steps.trials))
 
 
 _SEVERITY: dict[str, tuple[int, str, Tone]] = {
@@ -395,7 +497,12 @@ def _budget(budget: Budget) -> Sheet:
     return Sheet((fact,), columns, rows)
 
 
-_ANSWER: dict[str, Tone] = {"fixed": "good", "not fixed": "bad", "undecided": "warn"}
+_ANSWER: dict[str, Tone] = {
+    "fixed": "good",
+    "fixed but now": "warn",
+    "not fixed": "bad",
+    "undecided": "warn",
+}
 
 
 def _comparison(comparison: Comparison) -> Sheet:
@@ -418,6 +525,40 @@ def _comparison(comparison: Comparison) -> Sheet:
     rows = tuple(
         Row((name, count(n), percent(_share(n))), "bad" if n.failures else "good")
         for name, n in (("as it was", comparison.before), ("fixed", comparison.after))
+    )
+    return Sheet(tuple(facts), columns, rows)
+
+
+GATE_MARKS = {"shown": "✓", "holds": "✓", "undecided": "?", "not seen": "?", "broken": "✗"}
+_GATE: dict[str, Tone] = {
+    "shown": "good",
+    "holds": "good",
+    "undecided": "warn",
+    "not seen": "warn",
+    "broken": "bad",
+}
+
+
+def _gate(gate: Gate) -> Sheet:
+    """A row for each thing that was asked: what was measured of it, a figure a line."""
+    broken = [check.condition for check in gate.checks if check.state == "broken"]
+    failed = broken or [check.condition for check in gate.checks if not check.passes]
+    told = f"{gate.state}: {'; '.join(failed)}" if failed else gate.state
+    facts = [Fact("gate", told, varies=True, tone=_GATE[gate.state])]
+    if gate.excused:
+        facts.append(Fact("verdict", "accepted by the gate, and still there", True, "warn"))
+    facts.append(Fact("exit status", str(gate.status), varies=True))
+    columns = (
+        Column("asked"),
+        Column("state", varies=True, whole=True),
+        Column("measured, with its 95 % interval", varies=True),
+    )
+    rows = tuple(
+        Row(
+            (it.condition, f"{GATE_MARKS[it.state]} {it.state}", tuple(it.told.split("; "))),
+            _GATE[it.state],
+        )
+        for it in gate.checks
     )
     return Sheet(tuple(facts), columns, rows)
 
@@ -503,12 +644,15 @@ class _Kind:
 
 _KINDS: dict[type, _Kind] = {
     Sweep: _Kind(_sweep, Level, lambda it: it.levels),
+    Crossings: _Kind(_crossings, Crossing, lambda it: it.found),
     Ladder: _Kind(_ladder, Rung, lambda it: it.rungs),
     Reduction: _Kind(_reduction, Trial, lambda it: it.trials),
     Reintroduction: _Kind(_reintroduction, Trial, lambda it: it.trials),
     Audit: _Kind(_audit, Setting, lambda it: it.settings),
     Budget: _Kind(_budget, Layer, lambda it: it.layers),
     Comparison: _Kind(_comparison, Count, lambda it: (it.before, it.after)),
+    Gate: _Kind(_gate, Check, lambda it: it.checks),
+    Seen: _Kind(_seen, Part, lambda it: it.parts),
     Verdict: _Kind(_verdict, Suspect, lambda it: it.ranked),
 }
 
@@ -540,8 +684,13 @@ def frame(obj: object) -> pandas.DataFrame:
 
     kind = _kind(obj)
     names = [item.name for item in dataclasses.fields(kind.row)]
+
+    def value(row: Any, name: str) -> Any:
+        found = getattr(row, name)
+        return redact(found) if isinstance(found, str) else found
+
     return pandas.DataFrame(
-        [[getattr(row, name) for name in names] for row in kind.rows(obj)], columns=names
+        [[value(row, name) for name in names] for row in kind.rows(obj)], columns=names
     )
 
 
@@ -566,6 +715,17 @@ def stable(obj: object) -> str:
     return "\n".join(
         f"{fact.key}: {clean(fact.value)}" for fact in sheet(obj).facts if not fact.varies
     )
+
+
+def bundle(obj: object) -> dict[str, str]:
+    """What IPython shows: a table, and as plain text in a notebook only what every run repeats.
+
+    nbval compares that text; people read the table that stands beside it. In a
+    terminal the plain text is all there is.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    plain = stable(obj) if getattr(shell, "kernel", None) else text(obj)
+    return {"text/html": html(obj), "text/plain": plain}
 
 
 _INK = {"good": "green", "warn": "yellow", "bad": "bold red", "mute": "dim", "": ""}

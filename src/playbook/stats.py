@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .model import Count
 
@@ -101,3 +101,14 @@ def quantile(values: Sequence[float], q: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def most_open(intervals: Iterable[tuple[float, float]]) -> int:
+    """The most of these (start, end) that are open at one moment; one that ends as another
+    begins is over."""
+    edges = sorted(edge for start, end in intervals for edge in ((start, 1), (end, -1)))
+    most = now = 0
+    for _, step in edges:
+        now += step
+        most = max(most, now)
+    return most

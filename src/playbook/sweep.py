@@ -11,10 +11,17 @@ from .bench import Bench, BudgetSpent, Stopped
 from .inject import Plan
 from .model import Count, Level, Outcome, Progress, Span, Sweep
 from .runner import Run, Worker
-from .stats import quantile, wilson
+from .stats import most_open, quantile, wilson
 
 SLOW_SECONDS = 6.0
 """A request that takes so long is not repeated where once will do."""
+DEAR_SECONDS = 8.0
+"""A request that hides faults and takes so long is not tried with more of its kind."""
+COMES_AND_GOES = {
+    *("rate-limit", "server-error", "reset", "disconnected", "truncated", "connection-error"),
+    *("read-timeout", "timeout", "connect-timeout", "bad-response"),
+}
+"""Faults that one request may meet and the next may not, whatever its inputs are."""
 FULL = 0.85
 """CPU seconds per second of one Python process above which its own latency is in doubt."""
 
@@ -32,9 +39,12 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
     try:
         warm = bench.run("warm-up", 1, 1, plan, worker=worker, text="first request")
         _try_identifiers(bench, worker, warm, plan)
+        if (many := bench.processes) > 1:
+            bench.run("warm-up", many, many, plan, worker=worker, text="first request of each")
         each = warm.outcomes[0].seconds if warm.outcomes else 1.0
         for concurrency in levels:
-            if warm.hung and concurrency == 1 and len(levels) > 1:
+            alone = concurrency == 1 and len(levels) > 1
+            if warm.hung and alone and 1 not in bench.settings.required:
                 continue  # one at a time, each hang would cost as much as all of them at once
             if warm.hung or warm.died:
                 bench.retire(worker)
@@ -74,7 +84,8 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
             bench.on_progress(Progress("sweep", concurrency=concurrency, level=rows[-1]))
             if concurrency == 1:
                 each = rows[-1].p50_s
-            if (_clear(rows) or run.hung) and concurrency != levels[-1]:
+            asked_for = concurrency < max(bench.settings.required, default=0)
+            if (_clear(rows) or run.hung) and concurrency != levels[-1] and not asked_for:
                 early = True
                 break
     except (BudgetSpent, Stopped):
@@ -85,12 +96,15 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
 
 
 def _try_identifiers(bench: Bench, worker: Worker, warm: Run, plan: Plan) -> None:
-    """May a lone identifier carry the canary? Only if nothing else about a request changes."""
+    """May identifiers carry the canary too? Only if nothing else about a request changes.
+
+    Free text that carries it is not enough: what is kept on a shared object is an id.
+    """
     inputs = bench.settings.inputs
     item = inputs[0]
-    if len(inputs) > 1 or item is None or canary.found(repr(canary.plant(dict(item), TOKEN))):
+    if len(inputs) > 1 or item is None:
         return
-    if not canary.found(repr(canary.plant(dict(item), TOKEN, identifiers=True))):
+    if canary.plant(dict(item), TOKEN) == canary.plant(dict(item), TOKEN, identifiers=True):
         return
     bench.identifiers = True
     changed = bench.run("warm-up", 1, 1, plan, worker=worker, text="with a canary in the inputs")
@@ -101,10 +115,11 @@ TOKEN = "pbk0000000000"
 
 
 def _shape(run: Run) -> tuple[list[bool], Counter[tuple[str, str, str]]]:
-    """What happened in a run, without times and names."""
+    """What happened in a run, without times and names, and without what comes and goes."""
     steps = Counter(
         (span.kind, span.fault, str(span.attributes.get("http.response.status_code", "")))
         for span in run.spans
+        if span.fault not in COMES_AND_GOES
     )
     return [outcome.failed for outcome in run.outcomes], steps
 
@@ -123,7 +138,9 @@ def _clear(rows: Sequence[Level]) -> bool:
         return len(rows) > 1 or last.concurrency > 1
     # Faults that retries hide cost the provider more with every level: two levels tell enough.
     hiding = [level for level in rows if level.masked >= 3 and level.masked > 0.1 * level.attempts]
-    return len(hiding) > 1
+    # One is enough where the next would cost minutes: what is left is for the proof.
+    dear = last in hiding and last.p50_s > max(DEAR_SECONDS, 5 * rows[0].p50_s)
+    return len(hiding) > 1 or (dear and len(rows) > 1)
 
 
 def row(run: Run, failed: Callable[[Outcome], bool] = lambda outcome: outcome.failed) -> Level:
@@ -144,6 +161,8 @@ def row(run: Run, failed: Callable[[Outcome], bool] = lambda outcome: outcome.fa
         faults=dict(Counter(name(outcome) for outcome in run.outcomes if outcome.failed)),
         masked=sum(bool(outcome.masked) and not outcome.failed for outcome in run.outcomes),
         cpu=round(run.stats.get("cpu", 0.0), 3),
+        cpu_s=round(run.stats.get("cpu_s", 0.0) / max(len(run.outcomes), 1), 4),
+        memory_growth=round(run.stats.get("memory_growth", 0.0) / max(len(run.outcomes), 1)),
         stall_s=round(run.stats.get("stall_s", 0.0), 3),
     )
 
@@ -159,15 +178,11 @@ def name(outcome: Outcome) -> str:
 
 def in_flight(spans: Sequence[Span]) -> int:
     """The most model calls that were open at the provider at one moment."""
-    edges = []
-    for span in spans:
-        if span.kind == "http" and span.attributes.get("playbook.within") == "llm":
-            edges += [(span.start, 1), (span.end, -1)]
-    most = now = 0
-    for _, step in sorted(edges):
-        now += step
-        most = max(most, now)
-    return most
+    return most_open(
+        (span.start, span.end)
+        for span in spans
+        if span.kind == "http" and span.attributes.get("playbook.within") == "llm"
+    )
 
 
 def throughput(outcomes: Sequence[Outcome], concurrency: int) -> float:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import itertools
+import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from . import canary
+from .errors import hide, redact
 
 CAPTURED_SUFFIXES = (".jsonl", ".log", ".json", ".txt", ".ndjson")
 
@@ -30,8 +34,8 @@ class TargetError(Exception):
     """
 
     def __init__(self, message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.detail = detail
+        super().__init__(redact(message))
+        self.detail = redact(detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def parse(text: str) -> Spec:
     if re.match(r"https?://", text):
         return Spec(text, "http", directory=str(Path.cwd()))
     path, _, attribute = text.rpartition(":")
-    if not path and Path(text).suffix in CAPTURED_SUFFIXES:
+    if not path and Path(text.removesuffix(".gz")).suffix in CAPTURED_SUFFIXES:
         if not _is_file(Path(text)):
             raise TargetError(f"no such file: {text}")
         return Spec(text, "captured")
@@ -111,6 +115,10 @@ class Target:
     is_async: bool
     invoke: Callable[[dict[str, Any] | None, str], Any]
     """`invoke(inputs, canary)`; a coroutine function when `is_async`."""
+    fails_from: int = 500
+    """The lowest HTTP status of an answer that counts as a failure."""
+    url: str = ""
+    """Where it is, for an endpoint."""
 
 
 def load(spec: Spec) -> Target:
@@ -201,31 +209,128 @@ def wrap(value: Any, name: str) -> Target:
 def endpoint(
     url: str, method: str = "", headers: Mapping[str, str] | None = None, body: str = ""
 ) -> Target:
-    """An HTTP endpoint as the target: one call for each request, whatever language serves it."""
+    """An HTTP endpoint as the target: one call for each request, whatever language serves it.
+
+    A request with inputs of its own sends them as JSON in place of `body`. The kit's
+    request id goes along as ``x-request-id``, unless the headers have one.
+    """
     import httpx
 
     from . import inject
+    from .errors import classify, unwrap
+    from .observe import scope
+    from .observe.attempt import status_fault
 
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     inject.endpoint = f"{parts.hostname}:{port}"
-    verb = method or ("POST" if body else "GET")
     # No limit of our own on connections: what waits is the service, not this client.
     client = httpx.Client(
         timeout=httpx.Timeout(None, connect=10.0), limits=httpx.Limits(max_connections=None)
     )
 
-    def call(_: dict[str, Any] | None, token: str) -> Any:
+    secrets = [
+        part
+        for name, value in (headers or {}).items()
+        if name.lower() not in _OPEN
+        for part in (value, value.rpartition(" ")[2])
+        if len(part) >= 6 and canary.PLACEHOLDER not in part
+    ]
+    hide(secrets)  # a client's own error may quote a header
+
+    def call(inputs: dict[str, Any] | None, token: str) -> Any:
         def own(text: str) -> str:
             return text.replace(canary.PLACEHOLDER, token)
 
+        sent = own(body) if inputs is None else json.dumps(inputs)
+        if inject.active.shorten:
+            sent = shortened(sent, inject.active.shorten)
         fields = {name: own(value) for name, value in (headers or {}).items()}
-        if body and not any(name.lower() == "content-type" for name in fields):
+        given = {name.lower() for name in fields}
+        # Our client names the encodings that it can read, and counts what it sends.
+        for name in [name for name in fields if name.lower() in _OURS]:
+            del fields[name]
+        if sent and "content-type" not in given:
             fields["content-type"] = "application/json"
-        response = client.request(verb, own(url), headers=fields, content=own(body) or None)
-        return {"status": response.status_code, "text": response.text}
+        if (request := scope.current.get()) is not None and "x-request-id" not in given:
+            fields["x-request-id"] = request.request
+        verb = method or ("POST" if sent else "GET")
+        for tries in itertools.count():
+            broken: httpx.TransportError | None = None
+            with inject.Turn("request"):
+                try:
+                    response = client.request(
+                        verb, own(url), headers=fields, content=sent.encode() or None
+                    )
+                    kind = status_fault(response.status_code)
+                except httpx.TransportError as error:
+                    broken, kind = error, classify(error).kind
+            asked = None
+            if broken is None and kind:
+                told = httpx.HTTPStatusError("", request=response.request, response=response)
+                asked = unwrap(told)[0].retry_after
+            if (pause := inject.again("request", tries, kind, asked)) is None:
+                break
+            time.sleep(pause)
+        if broken is not None:
+            raise broken
+        if response.has_redirect_location:
+            # Followed, it would be another target than the one that was named.
+            to = urljoin(url, response.headers["location"]).partition("?")[0]
+            raise TargetError(f"the endpoint answers {response.status_code} and points to {to}")
+        text = response.text
+        for secret in secrets:
+            text = text.replace(secret, "[redacted]")  # a service may well echo what it was sent
+        if response.is_success and (said := error_in(text)):
+            raise ErrorInAnswer(f"answered as a success, with an error inside: {said}")
+        return Answer(response.status_code, text)
 
-    return Target("endpoint", False, call)
+    return Target("endpoint", False, call, fails_from=400, url=url)
+
+
+class ErrorInAnswer(Exception):
+    """An endpoint's answer that calls itself a success and holds an error."""
+
+
+def error_in(text: str) -> str:
+    """The error that a JSON object tells of itself; empty if it tells of none."""
+    if not text.lstrip().startswith("{"):
+        return ""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return ""
+    told = found.get("error") or found.get("errors")
+    if not told and (found.get("success") is False or found.get("ok") is False):
+        told = found.get("message") or found.get("detail") or found
+    return told if isinstance(told, str) else json.dumps(told) if told else ""
+
+
+def shortened(body: str, most: int) -> str:
+    """A JSON body whose lists have at most `most` items; any other body as it is."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: cut(item) for name, item in value.items()}
+        return [cut(item) for item in value[:most]] if isinstance(value, list) else value
+
+    try:
+        return json.dumps(cut(json.loads(body)))
+    except ValueError:
+        return body
+
+
+_OURS = {"accept-encoding", "content-length"}
+_OPEN = {"accept", "accept-language", "content-type", "user-agent", "host", "origin", "referer"}
+"""Headers whose values are no secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint answered."""
+
+    status: int
+    raw: str
 
 
 Bound = tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]
@@ -281,9 +386,24 @@ def _is_dict_like(parameter: inspect.Parameter) -> bool:
 
 def _crew_inputs(crew: Any, inputs: dict[str, Any] | None, token: str) -> dict[str, Any] | None:
     """What the crew's placeholders need; the canary stands in for what was not given."""
-    wanted = dict.fromkeys(crew.fetch_inputs(), token)
+    wanted = dict.fromkeys(_placeholders(crew), token)
     given = {} if inputs is None else dict(inputs)
     return {**wanted, **given} or None
+
+
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w-]*)\}")
+_ORIGINALS = ("description", "expected_output", "role", "goal", "backstory")
+
+
+def _placeholders(crew: Any) -> set[str]:
+    """Names that the crew's texts ask for, also of a crew whose first kickoff has filled them.
+
+    `fetch_inputs` reads the texts as they are now; CrewAI keeps the originals beside them.
+    """
+    owners = [*crew.tasks, *crew.agents]
+    texts = (getattr(owner, f"_original_{name}", None) for owner in owners for name in _ORIGINALS)
+    kept = {name for text in texts if text for name in _PLACEHOLDER.findall(text)}
+    return {*crew.fetch_inputs(), *kept}
 
 
 def _flow_inputs(flow: Any, inputs: dict[str, Any] | None, token: str) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ or replace its standard streams as it likes.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -37,6 +38,7 @@ _FIRST_KICKOFF = (
     "openai.types.chat",
     "tiktoken",
     "requests",
+    "aiohttp",  # which the hooks watch where it is installed
 )
 
 
@@ -57,8 +59,10 @@ def _bootstrap() -> None:
     spec.loader.exec_module(module)
 
 
-def nursery(channel: socket.socket) -> None:
+def nursery(channel: socket.socket, crews: bool = True) -> None:
     """Import crewai, then fork a worker for each request on `channel` until it closes.
+
+    Without `crews` nothing is imported: an endpoint's crews live in another process.
 
     A request is one JSON line with three descriptors: commands in, evidence out,
     the target's output. ``{"wait": pid}`` answers with how that worker ended.
@@ -66,18 +70,21 @@ def nursery(channel: socket.socket) -> None:
     import importlib
 
     try:
-        import crewai  # noqa: F401
+        if crews:
+            importlib.import_module("crewai")
     except BaseException as error:
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         channel.sendall(
             json.dumps({"error": f"crewai cannot be imported: {line}"}).encode() + b"\n"
         )
         return
-    for name in _FIRST_KICKOFF:
+    for name in _FIRST_KICKOFF if crews else ("httpx",):
         try:
             importlib.import_module(name)
         except ImportError:
             continue
+    gc.collect()
+    gc.freeze()  # 400,000 objects of the imports: no fork copies or collects them again
     channel.sendall(json.dumps({"ready": True}).encode() + b"\n")
     while True:
         data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 3)
@@ -115,9 +122,10 @@ def _become_worker(asked: dict[str, Any], commands: int, evidence: int, output: 
             os.set_inheritable(fd, False)
         out = os.fdopen(evidence, "wb", buffering=0)
         lock = threading.Lock()
+        encode = json.JSONEncoder(default=str, separators=(",", ":"), check_circular=False).encode
 
         def emit(message: dict[str, Any]) -> None:
-            line = json.dumps(message, default=str).encode() + b"\n"
+            line = encode(message).encode() + b"\n"
             with lock:
                 out.write(line)
 
@@ -141,12 +149,12 @@ async def serve(
     With `live`, a crew or function of this very process is the target and `leave`
     says what to do in place of ending the process.
     """
-    from playbook import inject, load, observe, probes
-    from playbook.observe import record
+    from playbook import errors, inject, load, observe, probes
+    from playbook.observe import attempt, record, waits
     from playbook.target import Spec, TargetError, wrap
     from playbook.target import load as load_target
 
-    watch = observe.install(emit)
+    watch = _wire(emit) if spec.get("kind") == "http" else observe.install(emit)
     try:
         if live is not None:
             target = wrap(live, spec["text"])
@@ -155,6 +163,8 @@ async def serve(
     except TargetError as error:
         emit({"t": "unusable", "message": str(error), "detail": error.detail})
         return
+    attempt.watch_names()
+    errors.hide_environment(os.environ)  # the target may have read a .env of its own
     emit({"t": "ready", "kind": target.kind, "is_async": target.is_async, "versions": versions()})
 
     loop = asyncio.get_running_loop()
@@ -168,6 +178,9 @@ async def serve(
                 stop.set()
             elif command["do"] == "give up":
                 record.give_up()
+                waits.give_up()
+                if load.watching is not None and (stood := load.watching.stood()):
+                    emit({"t": "stood", "places": stood})
                 emit({"t": "gave up"})
                 leave(3)
                 return
@@ -189,6 +202,17 @@ async def serve(
             emit({"t": "done", "result": result})
 
 
+def _wire(emit: Any) -> Any:
+    """The hooks of a process that only calls an endpoint: no crew runs in it."""
+    from playbook.observe import crew, http, peers, record, scope
+
+    record.install(emit)
+    peers.install(emit)
+    scope.install()
+    http.install()
+    return crew.Watch(emit)
+
+
 def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -204,4 +228,4 @@ def versions() -> dict[str, str]:
 if __name__ == "__main__":
     os.environ.update(QUIET)
     _bootstrap()
-    nursery(socket.socket(fileno=int(sys.argv[1])))
+    nursery(socket.socket(fileno=int(sys.argv[1])), crews="http" not in sys.argv[2:])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..target import Target
 
 CONCURRENCY = 100
-"""Requests at once that pools and executors are held against: the sweep's highest level."""
+"""Requests at once that pools and executors are held against, where nobody says how many."""
 
 
 def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[Item]:

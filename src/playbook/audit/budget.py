@@ -126,10 +126,11 @@ def retries(plans: Sequence[dict[str, Any]], own_tries: int) -> tuple[int, list[
     worst = max(plans, key=lambda plan: plan["tries"] * plan["agent_tries"], default=None)
     if worst is None:
         return 0, []
-    number = worst["tries"] * RATE_LIMIT_TRIES * worst["agent_tries"] * own_tries
+    limited = int(worst.get("limit_tries", RATE_LIMIT_TRIES))
+    number = worst["tries"] * limited * worst["agent_tries"] * own_tries
     words = [
         f"{worst['tries']} SDK",
-        f"{RATE_LIMIT_TRIES} CrewAI (rate limits)",
+        f"{limited} CrewAI (rate limits)",
         f"{worst['agent_tries']} agent",
     ]
     if own_tries > 1:
@@ -137,7 +138,7 @@ def retries(plans: Sequence[dict[str, Any]], own_tries: int) -> tuple[int, list[
     many = number > USUAL
     return number, [
         Setting(
-            "warning" if many else "note" if number > RATE_LIMIT_TRIES else "ok",
+            "warning" if many else "note" if number > limited else "ok",
             "retries, multiplied",
             f"{' × '.join(words)} = {number} calls",
             "LLM, agent and handler" if own_tries > 1 else "LLM and agent",

@@ -177,6 +177,8 @@ def _litellm(llm: Any) -> Limits:
 def counts_tokens(llm: Any) -> bool:
     """Whether CrewAI asks the provider for a token count before each model call."""
     module = type(llm).__module__
+    if not hasattr(llm, "get_input_tokens_count"):  # the first releases of 1.15 do not count
+        return False
     if hasattr(llm, "_on_compatible_server"):
         return not llm._on_compatible_server()
     if ".gemini." in module:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from .. import inject
-from . import clients, source
+from . import budget, clients, source
 from .items import Item, built_at, item
 from .scope import UNKNOWN
 
@@ -312,6 +313,11 @@ def _embedder(memory: Any) -> tuple[float | None, int, str]:
 # --- the budget ------------------------------------------------------------------------------
 
 
+def _tries_limits_again() -> bool:
+    """Whether this CrewAI itself tries a rate-limited call again; 1.15.0 leaves that to the SDK."""
+    return find_spec("crewai.llms.retry") is not None
+
+
 def _plan(task: Any, name: str, crew: Any) -> dict[str, Any]:
     """One task as numbers: its model call, its tools, and who tries again."""
     agent = task.agent or getattr(crew, "manager_agent", None)
@@ -329,6 +335,7 @@ def _plan(task: Any, name: str, crew: Any) -> dict[str, Any]:
         "model": str(getattr(llm, "model", "")),
         **_model_budget(llm),
         "tools": runs,
+        "limit_tries": budget.RATE_LIMIT_TRIES if _tries_limits_again() else 1,
         "agent_tries": 1 if litellm else int(getattr(agent, "max_retry_limit", 0) or 0) + 1,
         "task_tries": int(getattr(task, "guardrail_max_retries", 0) or 0) + 1 if guarded else 1,
         "max_iter": int(getattr(agent, "max_iter", 0) or DEFAULT_ITERATIONS),

@@ -94,25 +94,31 @@ def storage(folder: str) -> list[Item]:
     """Whether a storage directory can be written; leaves nothing behind."""
     if not folder or not os.path.isabs(folder):
         return []  # a bare name is put below the home directory
+    if (why := unwritable(folder)) is None:
+        return []
+    return [
+        item(
+            "danger",
+            "CREWAI_STORAGE_DIR",
+            f"{folder} cannot be written: {why}",
+            "environment",
+            "name a directory that can be written; every crew opens a database in it",
+            "storage-not-writable",
+        )
+    ]
+
+
+def unwritable(folder: str | Path) -> str | None:
+    """Why nothing can be written to a directory, or to the one that it would be made in."""
     parent = Path(folder)
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     try:
         # As root every permission is granted, and a read-only file system still refuses.
         with tempfile.TemporaryFile(dir=parent):
-            pass
+            return None
     except OSError as error:
-        return [
-            item(
-                "danger",
-                "CREWAI_STORAGE_DIR",
-                f"{folder} cannot be written: {error.strerror}",
-                "environment",
-                "name a directory that can be written; every crew opens a database in it",
-                "storage-not-writable",
-            )
-        ]
-    return []
+        return error.strerror or type(error).__name__
 
 
 def _telemetry() -> list[Item]:

@@ -108,6 +108,17 @@ def read(reading: source.Reading, concurrency: int) -> list[Item]:
                 "client-across-loops",
             )
         )
+    for place in reading.fans if not reading.bounded else ():
+        items.append(
+            item(
+                "warning",
+                "handler: asyncio.gather(*…)",
+                "as many calls at once as there are items",
+                place,
+                "times the requests at once: wait for an asyncio.Semaphore(N) around each",
+                "unbounded-parallelism",
+            )
+        )
     for number, place, how in reading.retries:
         items.append(
             item(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,14 +62,19 @@ class Reading:
     """Thread pools that work is given to: workers, place, name."""
     loops: list[str] = field(default_factory=list)
     """Places where an LLM's async client is used on an event loop of its own."""
+    fans: list[str] = field(default_factory=list)
+    """Places where as many crews or model calls begin at once as there are items."""
     sized: bool = False
     """Somewhere a default executor is set."""
+    bounded: bool = False
+    """Somewhere a semaphore is waited for."""
 
     def add(self, other: Reading) -> None:
         """Take in what was seen elsewhere."""
-        for name in ("calls", "kickoffs", "sleeps", "retries", "pools", "loops"):
+        for name in ("calls", "kickoffs", "sleeps", "retries", "pools", "loops", "fans"):
             getattr(self, name).extend(getattr(other, name))
         self.sized = self.sized or other.sized
+        self.bounded = self.bounded or other.bounded
 
 
 def read(function: Any, owner: Any = None) -> Reading:
@@ -104,11 +110,36 @@ class _Reader:
         file = os.path.basename(plain.__code__.co_filename)
         frame = _Frame(self, scope, lambda n: f"{file}:{start + n.lineno - 1}", depth)
         running = on_loop or isinstance(node, ast.AsyncFunctionDef)
-        stop = getattr(getattr(function, "retry", None), "stop", None)
-        if stop is not None and frame.starts_crew(node.body):  # tenacity leaves it on the function
-            self.reading.retries.append((_attempts(stop), f"{file}:{start}", "its retry decorator"))
+        tries = _decorated(function)
+        if tries is not None and frame.starts_crew(node.body):
+            self.reading.retries.append((tries, f"{file}:{start}", "its retry decorator"))
         for statement in node.body:
             frame.visit(statement, running)
+
+
+_TRIES = re.compile(r"(?:max_?)?(?:tries|attempts|retries|times)$")
+
+
+def _decorated(function: Any) -> int | None:
+    """Tries that a decorator allows, 0 where it counts none; None: it is no retrying one.
+
+    tenacity leaves its rule on the function; others (backoff, one's own) hold the
+    number in the wrapper's closure.
+    """
+    wrapper = function
+    while wrapper is not None:
+        stop = getattr(getattr(wrapper, "retry", None), "stop", None)
+        if stop is not None:
+            return _attempts(stop)
+        names = getattr(getattr(wrapper, "__code__", None), "co_freevars", ())
+        held = dict(zip(names, getattr(wrapper, "__closure__", None) or (), strict=False))
+        wrapped = getattr(wrapper, "__wrapped__", None)
+        for name, cell in held.items() if wrapped is not None else ():
+            if _TRIES.match(name):
+                value = cell.cell_contents
+                return value if isinstance(value, int) else 0
+        wrapper = wrapped
+    return None
 
 
 def _attempts(stop: Any) -> int:
@@ -133,6 +164,8 @@ class _Frame:
             on_loop = isinstance(node, ast.AsyncFunctionDef)  # who runs it is not known
         elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
             self._loop(node)
+        elif isinstance(node, ast.AsyncWith | ast.With):
+            self._guarded(node)
         elif isinstance(node, ast.Call):
             self._call(node, on_loop)
         for child in ast.iter_child_nodes(node):
@@ -152,6 +185,31 @@ class _Frame:
                 number = self._rounds(node)
                 self.reader.reading.retries.append((number, self.place(node), "a loop"))
                 return
+
+    def _guarded(self, node: ast.AsyncWith | ast.With) -> None:
+        for item in node.items:
+            held = self.scope.value(item.context_expr)
+            named = "semaphore" in ast.unparse(item.context_expr).lower()
+            if named or "Semaphore" in type(held).__name__ or "Limiter" in type(held).__name__:
+                self.reader.reading.bounded = True
+
+    def _fans_out(self, node: ast.Call) -> bool:
+        """``gather(*(work(x) for x in items))`` of work that calls a model."""
+        stars = [each.value for each in node.args if isinstance(each, ast.Starred)]
+        return any(
+            isinstance(star, ast.ListComp | ast.GeneratorExp)
+            and (self.starts_crew([ast.Expr(star.elt)]) or self._calls_model(star.elt))
+            for star in stars
+        )
+
+    def _calls_model(self, element: ast.expr) -> bool:
+        return any(
+            isinstance(inner, ast.Call)
+            and isinstance(inner.func, ast.Attribute)
+            and inner.func.attr in ("acall", "call")
+            and hasattr(self.scope.value(inner.func.value), "model")
+            for inner in ast.walk(element)
+        )
 
     def _rounds(self, node: ast.For | ast.AsyncFor | ast.While) -> int:
         """How often a ``for … in range(…)`` goes round; 0 where that cannot be read."""
@@ -192,6 +250,8 @@ class _Frame:
             reading.sleeps.append(self.place(node))
         elif called is library("asyncio", "run") and self._uses_model(node):
             reading.loops.append(self.place(node))
+        elif called is library("asyncio", "gather") and self._fans_out(node):
+            reading.fans.append(self.place(node))
         found = self._outbound(node, called, attribute)
         if found is not None:
             blocks = on_loop and found[1] is False

@@ -16,10 +16,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import ijson
+
 from ..model import Count, Level, Outcome, Span
-from . import logs, openinference, otlp
+from . import logs, openinference, otlp, streams
 from .requests import Requests
 
 __all__ = ["Captured", "CapturedError", "read"]
@@ -32,6 +35,8 @@ class CapturedError(ValueError):
     """The file holds nothing that can be used; the text says why, in one line."""
 
 
+_HEAD = 65_536
+"""Characters from which it is told what a file is."""
 _SPAN = re.compile(r'"context\.trace_id"|"context":\s*\{\s*"(?:trace|span)_id"')
 """What only spans of OpenInference, or of the SDK's console exporter, hold."""
 
@@ -96,15 +101,19 @@ def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:
     )
 
 
-def read(path: Path | str) -> Captured:
-    """The outcomes and spans of a captured file; `CapturedError` if there are none."""
+def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> Captured:
+    """The outcomes and spans of a captured file; `CapturedError` if there are none.
+
+    `names` says where a JSON record has something that its name does not tell: one of
+    `playbook.captured.fields.NAMES` to a dotted path, such as ``{"request": "ctx.rid"}``.
+    """
     path = Path(path)
-    requests = Requests()
+    requests = Requests(names=names)
     try:
         with path.open("rb") as raw:
             opener: Any = gzip.open if raw.read(2) == b"\x1f\x8b" else open
         with opener(path, "rt", encoding="utf-8", errors="replace") as file:
-            head = file.read(65_536)
+            head = file.read(_HEAD)
             file.seek(0)
             if not head.strip():
                 raise CapturedError(f"{path}: the file is empty")
@@ -112,12 +121,15 @@ def read(path: Path | str) -> Captured:
                 raise CapturedError(f"{path}: this is not text")
             whole = _whole(head)
             if "resourceSpans" in head or "resource_spans" in head or _SPAN.search(head):
-                found = _documents(file, whole, requests)
+                found = _documents(opener(path, "rb") if whole else file, whole, requests)
                 otlp.read(map(openinference.document, found), requests)
             elif whole:
-                logs.read_entries(_entries(json.load(file)), requests)
+                with opener(path, "rb") as plain:
+                    logs.read_entries(streams.records(plain), requests)
             else:
-                logs.read_lines(file, requests)
+                logs.read_lines(logs.bounded(file, requests), requests)
+    except ijson.JSONError as error:
+        raise CapturedError(f"{path}: not valid JSON: {str(error).splitlines()[0]}") from error
     except (OSError, EOFError, zlib.error, RecursionError) as error:
         raise CapturedError(f"{path}: {getattr(error, 'strerror', '') or error}") from error
     except json.JSONDecodeError as error:
@@ -140,23 +152,18 @@ def _whole(head: str) -> bool:
     if text.startswith("["):
         # "[2025-06-01 10:00:00] ERROR" and "[12:00] ..." are lines of a text log.
         return text[1:].lstrip()[:1] in {"{", "]"}
+    if len(head) == _HEAD and "\n" not in text:
+        return text.startswith("{")  # one line, and a long one: a dump, not a record
     return first == "{" or (first.startswith('{"') and first.endswith((",", "[", "{")))
-
-
-def _entries(document: Any) -> Iterator[Any]:
-    """The records of one JSON document: a list, or the longest list it holds."""
-    if isinstance(document, dict):
-        lists = [each for each in document.values() if isinstance(each, list)]
-        document = max(lists, key=len, default=[document])
-    yield from document if isinstance(document, list) else ()
 
 
 def _documents(file: Any, whole: bool, requests: Requests) -> Iterator[Any]:
     """OTLP documents: one, or one a line as the collector's file exporter writes them."""
     if whole:
-        document = json.load(file)
-        requests.lines += 1
-        yield from document if isinstance(document, list) else [document]
+        with file:
+            for document in streams.documents(file):
+                requests.lines += 1
+                yield document
         return
     for line in file:
         if not line.strip():

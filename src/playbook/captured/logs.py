@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO
 
 from ..errors import classify, parse, redact
 from ..model import Link, Span
@@ -30,47 +30,88 @@ _STATUS = re.compile(r"\bstatus(?:[ _]?code)?[=: ]+(\d{3})\b|HTTP/\d(?:\.\d)?\" 
 _TOOK = re.compile(
     r"\b(?:duration|elapsed|took|latency|in|after)(?:_(ms|s))?[=: ]+([\d.]+) ?(ms|s)?\b", re.I
 )
+_COMPOSE = re.compile(r"^([\w.-]{1,80}) +\| ?")
+_SYSLOG = re.compile(r"^.{10,60}? ([\w./-]{1,60}\[\d+\]): ?")
+_GOES_ON = re.compile(
+    r"[ \t]|Traceback \(|During handling of the above|The above exception was"
+    r"|[\w.]+(?:Error|Exception|Timeout|Exit|Interrupt)\b"
+)
+"""How the lines of a traceback begin."""
+_MAX_SOURCES = 1000
+MAX_LINE = 10_000_000
 _MAX_RECORD = 100_000
 _DEEP = 8
 
 
-def read_lines(lines: Iterable[str], requests: Requests) -> None:
-    """Every line is a JSON object, the beginning of a plain record, or its continuation."""
-    pending: list[str] = []
-    size = 0
+def bounded(file: TextIO, requests: Requests) -> Iterator[str]:
+    """The lines of a file, without those that no memory might hold: they count as skipped."""
+    while line := file.readline(MAX_LINE):
+        if len(line) < MAX_LINE or line.endswith("\n"):
+            yield line
+            continue
+        while (rest := file.readline(MAX_LINE)) and not rest.endswith("\n"):
+            pass
+        requests.lines += 1
+        requests.skipped += 1
 
-    def flush() -> None:
-        if pending:
-            requests.add(_plain("\n".join(pending), requests))
-            pending.clear()
+
+def read_lines(lines: Iterable[str], requests: Requests) -> None:
+    """Every line is a JSON object, the beginning of a plain record, or its continuation.
+
+    Where each line names its process (docker compose, syslog, journald), tracebacks of
+    several processes may lie between each other: a line goes on where its process was.
+    """
+    pending: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+
+    def flush(source: str) -> None:
+        if held := pending.pop(source, None):
+            requests.add(_plain("\n".join(held), requests))
 
     for raw in lines:
-        line = raw.rstrip("\r\n")
+        source, line = _source(raw.rstrip("\r\n"))
+        held = pending.get(source)
         if not line.strip():
-            if pending:
-                pending.append("")  # tracebacks have blank lines between their links
+            if held:
+                held.append("")  # tracebacks have blank lines between their links
             continue
         requests.lines += 1
         entry = _json(line)
         if entry is not None:
-            flush()
+            flush(source)
             requests.add(_entry(entry, requests))
         elif _STAMP.match(line) or line.startswith("Traceback ("):
             # A bare traceback follows the line that announced it.
-            if not (line.startswith("Traceback (") and pending):
-                flush()
-                size = 0
-            pending.append(line)
-        elif pending:
-            size += len(line)
-            if size < _MAX_RECORD:
-                pending.append(line)
+            if not (line.startswith("Traceback (") and held):
+                flush(source)
+                sizes[source] = 0
+                if len(pending) >= _MAX_SOURCES:
+                    flush(next(iter(pending)))
+            pending.setdefault(source, []).append(line)
+        elif held:
+            sizes[source] += len(line)
+            if sizes[source] < _MAX_RECORD:
+                held.append(line)
         elif any(link.type for link in parse(line)):
-            pending.append(line)
-            size = 0
+            pending[source], sizes[source] = [line], 0
         else:
             requests.skipped += 1
-    flush()
+    for source in list(pending):
+        flush(source)
+
+
+def _source(line: str) -> tuple[str, str]:
+    """The process that a line names, and the line without what stands before its own words.
+
+    A record keeps its stamp; the lines of a traceback lose theirs, which every line of
+    syslog has.
+    """
+    if found := _COMPOSE.match(line):
+        return found[1], line[found.end() :]
+    if found := _SYSLOG.match(line):
+        rest = line[found.end() :]
+        return found[1], rest if not rest.strip() or _GOES_ON.match(rest) else line
+    return "", line
 
 
 def read_entries(entries: Iterable[Any], requests: Requests) -> None:
@@ -97,10 +138,15 @@ def _json(line: str) -> dict[str, Any] | None:
 
 def _entry(entry: dict[str, Any], requests: Requests) -> Record:
     leaves = fields.flat(entry)
-    found = {what: fields.find(leaves, what) for what in fields.NAMES}
+    found = {
+        what: (path, leaves.get(path))
+        if (path := requests.names.get(what))
+        else fields.find(leaves, what)
+        for what in fields.NAMES
+    }
     scope = tuple(fields.scope(leaves))
-    for what, (path, _) in found.items():
-        if path:
+    for what, (path, value) in found.items():
+        if path and value not in (None, ""):
             requests.fields.setdefault(what, path)
     if scope:
         requests.fields.setdefault("scope", scope[0][0])

@@ -17,6 +17,14 @@ _TOKEN = re.compile(r"[A-Za-z0-9][\w-]{3,63}")
 _DONE = re.compile(r"\b(?:complet|finish|succe|done\b|responded|sent\b)", re.IGNORECASE)
 _BAD = frozenset({"error", "fatal", "critical", "err", "crit", "emergency", "alert"})
 _FAILING = frozenset({408, 429, 499})
+_REFERS = re.compile(
+    r"\b(?:parent|retr(?:y|ied|ies)|replay|previous|duplicate|follow|linked|caused|batch|spawn"
+    r"|child|upstream|redeliver|dedup|same as|instead of|queued behind)",
+    re.IGNORECASE,
+)
+"""Words by which one request speaks of another on purpose."""
+_SEVERAL = 3
+"""Requests that may mention an id before it is nobody's own."""
 _MAX_FAULTS = 20
 _MAX_TOKENS = 500
 _MAX_LOOSE = 10_000
@@ -71,7 +79,7 @@ class Request:
         for name, value in record.scope:
             if self.own.setdefault(name, value) != value:
                 self.seen.add(value)
-        if len(self.seen) < _MAX_TOKENS:
+        if len(self.seen) < _MAX_TOKENS and not _REFERS.search(record.message[:2000]):
             words = _TOKEN.findall(record.message[:2000])
             self.seen.update(word for word in words if any(map(str.isdigit, word)))
         if not record.chain and record.message:
@@ -101,6 +109,8 @@ class Requests:
     """All requests of a file, and the counts that go with it."""
 
     by_id: dict[str, Request] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Where somebody said that a thing stands: one of `fields.NAMES` to a dotted path."""
     loose: list[Record] = field(default_factory=list)
     """Records that tell of a failure or an end, but not of which request."""
     dropped: int = 0
@@ -155,6 +165,29 @@ class Requests:
             for value, count in owners.items()
             if count == 1 and len(value) >= 4 and any(map(str.isdigit, value))
         }
-        return {
+        found = {
             id: (each.seen & unique) - set(each.own.values()) for id, each in self.by_id.items()
         }
+        for id, others in self._mentioned().items():
+            found[id] |= others
+        return found
+
+    def _mentioned(self) -> Mapping[str, set[str]]:
+        """Ids of requests in the lines of another that ran at the same time."""
+        ids = {id for id in self.by_id if len(id) >= 6 and any(map(str.isdigit, id))}
+        said = {id: (each.seen & ids) - {id} for id, each in self.by_id.items()}
+        times = Counter(other for others in said.values() for other in others)
+        return {
+            id: {
+                other
+                for other in others
+                if times[other] <= _SEVERAL and _overlap(self.by_id[id], self.by_id[other])
+            }
+            for id, others in said.items()
+        }
+
+
+def _overlap(one: Request, other: Request) -> bool:
+    if None in (one.start, one.end, other.start, other.end):
+        return False
+    return one.start < other.end and other.start < one.end  # type: ignore[operator]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 from .. import __version__
 from ..captured import read
 from ..inject import Plan
 from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
+from . import catalogue
 from .facts import Evidence, masked, signs
 from .judge import FEW
 from .rules import layer_of, suspects
@@ -19,9 +21,13 @@ MOST_CONFIDENT = 0.75
 """Nothing captured proves a cause: taking it away was not tried."""
 
 
-def autopsy(path: Path) -> Record:
-    """Read a captured file and judge it. Raises `playbook.captured.CapturedError`."""
-    found = read(path)
+def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Record:
+    """Read a captured file and judge it. Raises `playbook.captured.CapturedError`.
+
+    `names` says in which field something stands that has an uncommon name (see
+    `playbook.captured.read`).
+    """
+    found = read(path, names)
     levels = found.levels()
     run = Run(
         max((level.concurrency for level in levels), default=1),
@@ -42,7 +48,7 @@ def autopsy(path: Path) -> Record:
             for item in suspects(kinds, run, evidence)
         ]
         ranked = [*_deadline(found.outcomes), *ranked]
-        note += f"; a live `playbook triage TARGET` would prove or refute {ranked[0].cause}"
+        note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"
         note += f"; {len(kinds)} failures are too few to accuse anybody"
@@ -70,6 +76,15 @@ def autopsy(path: Path) -> Record:
         outcomes=found.outcomes,
         spans=found.spans,
     )
+
+
+def _live(cause: str) -> str:
+    """What a live run would do to settle it."""
+    try:
+        step = catalogue.cause(cause).intervention
+    except KeyError:
+        step = "the layers one by one"
+    return f"a live `playbook triage TARGET` would prove or refute {cause}: {step}"
 
 
 def _deadline(outcomes: Sequence[Outcome]) -> list[Suspect]:

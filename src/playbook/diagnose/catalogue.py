@@ -6,6 +6,7 @@ they are in the wheel and can be edited by whoever has had the outage.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Mapping
@@ -47,6 +48,15 @@ class Cause:
 def cause(id: str) -> Cause:
     """The page of one cause; `KeyError` for an id that the catalogue does not have."""
     return causes()[id]
+
+
+def page(id: str) -> str:
+    """The page of one cause as it stands; `KeyError` with one line for an id that is none."""
+    if id not in causes():
+        close = difflib.get_close_matches(id, causes(), 1)
+        hint = f"did you mean {close[0]}?" if close else "`playbook cause` lists them"
+        raise KeyError(f"no such cause: {id} ({hint})")
+    return files(__package__).joinpath("causes", f"{id}.md").read_text("utf-8")
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ..errors import classify, parse
 from ..model import Ladder, Outcome, Span, Sweep
 from ..runner import Run
-from ..stats import quantile, slower
+from ..stats import most_open, quantile, slower
 
 _GENERIC = {
     "unknown",
@@ -60,6 +60,10 @@ class Evidence:
     deadline_s: float | None = None
     is_async: bool = False
     components: Sequence[str] = ()
+    inner: Mapping[str, Sign] = field(default_factory=dict)
+    """What a service's own log says of a request, by its id."""
+    logged: Sequence[Span] = ()
+    """Timed calls that the log tells of, with the ids of our requests."""
 
     @property
     def alone(self) -> Run | None:
@@ -94,6 +98,7 @@ def inner_faults(spans: Sequence[Span]) -> list[Sign]:
         # that does not arrive is noise as long as nobody waits for it.
         if span.kind == "http"
         and span.fault
+        and not span.attributes.get("playbook.made_again")
         and _matters(span)
         and place(span) not in ("endpoint", "telemetry")
     ]
@@ -140,6 +145,11 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
     """The fingerprint of a failed request."""
     if outcome.foreign:
         return Sign("crossed")
+    endpoint = [span for span in spans if span.kind == "http" and place(span) == "endpoint"]
+    if endpoint and (outcome.fault is None or outcome.fault.kind not in ("hung", "worker-died")):
+        from .outside import sign as outside
+
+        return outside(outcome, endpoint)
     inner = inner_faults(spans)
     if outcome.fault is not None and outcome.fault.kind == "worker-died":
         return Sign("worker-died")
@@ -219,13 +229,15 @@ def _is_providers(kind: str) -> bool:
 
 def _unfinished(spans: Sequence[Span]) -> str:
     open_ = [span for span in spans if span.attributes.get("playbook.unfinished")]
-    for kind in ("http", "wait", "tool", "memory", "llm"):
+    for kind in ("http", "wait", "tool", "memory", "queue", "llm"):
         for span in open_:
-            if span.kind == kind:
-                return place(span)
+            if ("queue" if span.name == QUEUE else span.kind) == kind:
+                return "queue" if kind == "queue" else place(span)
     return ""
 
 
+QUEUE = "executor queue"
+"""The name of the span of a job that waits for a thread."""
 WAITS = {"crewai lock": "lock", "max_rpm": "max_rpm", "event handlers": "handlers"}
 """Places of what `playbook.observe.waits` sees, by the name of the span."""
 STALLS = (*WAITS.values(), "telemetry", "preflight")
@@ -233,16 +245,17 @@ STALLS = (*WAITS.values(), "telemetry", "preflight")
 
 
 def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
-    """Seconds of a request by place; what lies before the first span is ``queue``."""
+    """Seconds of a request by place; ``queue`` is the wait for a thread, or for the first span."""
     inner = [span for span in spans if span.kind not in ("request", "wait")]
     # Waiting for the lock or for `max_rpm` is known time, and not the queue before it.
     parts: dict[str, float] = defaultdict(float)
-    known = [span.start for span in spans if span.kind != "request"]
-    first = min(known, default=outcome.end)
-    parts["queue"] = max(0.0, first - outcome.start)
-    chats = [span for span in inner if span.kind == "llm"] or [
-        span for span in inner if span.kind == "http" and place(span) == "llm"
+    known = [
+        span.start
+        for span in spans
+        if span.kind != "request" and (span.kind != "wait" or place(span))
     ]
+    first = min(known, default=outcome.end)
+    chats = [span for span in inner if span.kind == "llm"] or model_attempts(inner)
     parts["llm"] = covered(chats)
     parts["memory"] = covered([span for span in inner if span.kind == "memory"])
     for name in STALLS:
@@ -255,15 +268,28 @@ def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
             tools[place(span)].append(span)
     for name, found in tools.items():
         parts[name] = covered(found)
+    # A job may wait in a pool's queue later too (`akickoff` sends each of its steps through
+    # one); while something else of the request is at work, nobody waits for that.
+    busy = [
+        (span.start, span.end)
+        for span in spans
+        if span.kind in ("llm", "http", "tool", "memory") or (span.kind == "wait" and place(span))
+    ]
+    idle = [(span.start, span.end) for span in spans if span.name == QUEUE]
+    parts["queue"] = _union([(outcome.start, first), *idle, *busy]) - _union(busy)
     return dict(parts)
 
 
 def covered(spans: Sequence[Span]) -> float:
     """Seconds that at least one of the spans covers."""
+    return _union([(span.start, span.end) for span in spans])
+
+
+def _union(intervals: Sequence[tuple[float, float]]) -> float:
     total, until = 0.0, float("-inf")
-    for span in sorted(spans, key=lambda item: item.start):
-        total += max(0.0, span.end - max(span.start, until))
-        until = max(until, span.end)
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
     return total
 
 
@@ -289,9 +315,9 @@ def seconds_at(run: Run, where: str, *, ok_only: bool = True) -> list[float]:
 def configured_timeout(run: Run) -> float:
     """The read timeout (s) at which model calls of the run were cut off; 0 if none was."""
     limits = [
-        float(span.attributes.get("playbook.timeout_read_s", -1.0))
-        for span in run.spans
-        if span.kind == "http" and place(span) == "llm" and span.fault == "read-timeout"
+        float(call.attributes.get("playbook.timeout_read_s", -1.0))
+        for call in model_attempts(run.spans)
+        if call.fault == "read-timeout"
     ]
     return quantile([value for value in limits if value > 0], 0.5)
 
@@ -302,21 +328,35 @@ def silent_at_times(run: Run) -> bool:
     return bool(limit and fine) and quantile(fine, 0.95) < 0.5 * limit
 
 
+def model_attempts(spans: Iterable[Span]) -> list[Span]:
+    """The attempts of model calls on the wire."""
+    return [span for span in spans if span.kind == "http" and place(span) == "llm"]
+
+
+def slow_at_times(run: Run) -> float:
+    """The usual duration (s) of a model call, where late requests had one that took far longer.
+
+    0 where the late ones are late by many usual calls, and not by one of another kind.
+    """
+    usual = quantile(seconds_at(run, "llm", ok_only=False), 0.5)
+    spans = by_request(run.spans)
+    late = [outcome for outcome in run.outcomes if outcome.overran]
+    slowest = [
+        max((span.seconds for span in model_attempts(spans[o.request])), default=0.0) for o in late
+    ]
+    odd = sum(it > 4 * usual and it > 0.5 * o.seconds for it, o in zip(slowest, late, strict=True))
+    return usual if late and odd > 0.6 * len(late) else 0.0
+
+
 def most_at_once(spans: Sequence[Span]) -> int:
-    """The most model calls that one request had open at one moment."""
-    most = 0
-    for own in by_request(span for span in spans if place(span) == "llm").values():
-        edges = sorted(
-            edge
-            for span in own
-            if span.kind == "http"
-            for edge in ((span.start, 1), (span.end, -1))
-        )
-        now = 0
-        for _, step in edges:
-            now += step
-            most = max(most, now)
-    return most
+    """The most model calls, or kickoffs, that one request had open at one moment.
+
+    Where many kickoffs begin at once, CrewAI's lock lets their calls out one by one.
+    """
+    calls = model_attempts(spans)
+    crews = [span for span in spans if span.kind == "crew"]
+    each = (*by_request(calls).values(), *by_request(crews).values())
+    return max((most_open((span.start, span.end) for span in own) for own in each), default=0)
 
 
 def grows(alone: Sequence[float], many: Sequence[float]) -> bool:

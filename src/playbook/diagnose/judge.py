@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..bench import BudgetSpent, Stopped
 from ..errors import redact
-from ..inject import Plan
+from ..inject import Plan, together
 from ..model import Count, Finding, Proof, Result, Suspect, Verdict
 from ..runner import Run
 from ..stats import wilson
 from ..sweep import FULL, row
+from . import outside
 from .facts import Evidence, Sign, fingerprints, masked, signs
 from .leak import leak, suspected
-from .prove import interventions, prove, steady
+from .prove import Intervention, interventions, prove, steady
 from .rules import layer_of, proven, refuted, suspects
 
 if TYPE_CHECKING:
@@ -77,7 +79,9 @@ def judge(case: Case) -> Verdict:
         _again(case, doubtful)
         run = failing(runs)
     if run is None:
-        return _leak(case, runs) or _no_fault(case, runs)
+        # Of a service only our own client's process could be measured.
+        found = None if case.spec.kind == "http" else _leak(case, runs)
+        return found or _no_fault(case, runs)
     if _ourselves(run):
         note = (
             f"at {run.concurrency} at once this process was full (CPU {run.stats['cpu']:.2f} of a "
@@ -97,10 +101,13 @@ def judge(case: Case) -> Verdict:
         evidence = evidence_of(case, runs)
         ranked = suspects(kinds, run, evidence)
         ranked, proof = _try(case, ranked, run, evidence, fingerprints(run, hidden=hidden), hidden)
+        if outside.seen(run):
+            ranked = outside.sure(ranked, kinds, evidence)
     except BudgetSpent:
         note = "the budget was spent before an intervention could prove it"
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
     ranked.sort(key=lambda item: -item.score)
+    ranked = _with_lines(case, ranked)
     first = ranked[0]
     if first.score < 0.3 and proof is None:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
@@ -115,7 +122,26 @@ def judge(case: Case) -> Verdict:
         note = note or "the budget was spent before the reduction ended"
     if proof is None and not note:
         note = "no intervention of the kit can take this cause away; the evidence is all there is"
+    if case.spec.kind == "http":
+        joined = bool(evidence_of(case, runs).inner)
+        told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
+        note = f"{note}; {told}" if note else told
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
+
+
+def _with_lines(case: Case, ranked: Sequence[Suspect]) -> list[Suspect]:
+    """Findings that name spans, with the lines of the case's evidence where they stand."""
+    wanted = {span for item in ranked for found in item.evidence for span in found.spans}
+    lines = case.lines(wanted)
+
+    def placed(found: Finding) -> Finding:
+        at = sorted(lines[span] for span in found.spans if span in lines)
+        if not at:
+            return found
+        where = " and ".join(str(line) for line in at)
+        return replace(found, source=f"evidence.jsonl, line{'s'[: len(at) > 1]} {where}")
+
+    return [replace(item, evidence=tuple(map(placed, item.evidence))) for item in ranked]
 
 
 def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
@@ -128,6 +154,12 @@ def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
         is_async=case.bench.is_async,
         components=case.bench.components,
     )
+    if case.logs is not None:
+        from ..captured import CapturedError
+
+        with suppress(CapturedError):  # an empty log says nothing, and the note says so
+            inner, logged = outside.joined(case.logs, runs)
+            plain = replace(plain, inner=inner, logged=logged)
     return replace(plain, ladder=ladder) if ladder is not None else plain
 
 
@@ -146,6 +178,7 @@ def _try(
         return bench.run("prove", number, width, plan, text=text)
 
     judged = list(ranked)
+    alone: list[tuple[int, Intervention]] = []
     for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
         tried = False
         for intervention in interventions(
@@ -153,19 +186,24 @@ def _try(
             run,
             sorted(found),
             bench.answers,
-            hidden=hidden,
             crews=bool(bench.components),
+            single=evidence.alone,
+            storage=bench.spare_storage,
         ):
             tried = True
             trial = prove(intervention, run, found, serve, hidden=hidden)
             if not trial.accepted:
+                if intervention.joins:
+                    alone.append((index, intervention))
                 continue
             name = suspect.cause
             if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
                 # The longer timeout only hides a provider that load makes slow.
                 name = "provider-slow"
             judged[index] = proven(
-                replace(suspect, cause=name, layer=layer_of(name)), trial.proof.p_value
+                replace(suspect, cause=name, layer=layer_of(name)),
+                trial.proof.p_value,
+                broad=intervention.broad,
             )
             return _each_once(judged), trial.proof
         if tried:
@@ -173,8 +211,25 @@ def _try(
         judged[index] = _corroborated(judged[index], evidence)
         if index == 0 and judged[index].score >= 0.6:
             # Seen on the wire, or nothing to take away: lesser suspects are not better for that.
-            break
+            return _each_once(judged), None
+    if (both := _together(alone)) is not None and bench.seconds_left > TIME_TO_REDUCE:
+        trial = prove(both, run, found, serve, hidden=hidden)
+        if trial.accepted:
+            # Neither helped alone: each is a cause, and the likelier stands first.
+            for place, (index, _) in enumerate(alone[:2]):
+                known = proven(ranked[index], trial.proof.p_value, broad=True)
+                judged[index] = replace(known, score=round(known.score - 0.05 * place, 3))
+            return _each_once(judged), trial.proof
     return _each_once(judged), None
+
+
+def _together(alone: Sequence[tuple[int, Intervention]]) -> Intervention | None:
+    """The two likeliest suspects taken away at once, where neither was the whole cause."""
+    if len({index for index, _ in alone[:2]}) < 2:
+        return None
+    (_, one), (_, other) = alone[:2]
+    plan = together((one.plan, other.plan))
+    return Intervention(f"{one.name}, and {other.name}", plan, broad=True) if plan else None
 
 
 def _each_once(suspects_: list[Suspect]) -> list[Suspect]:
@@ -263,6 +318,9 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
     if case.bench.recalls:
         recalled = "the memory brings other requests' data by design: mixing was not looked for"
         note = f"{note}; {recalled}" if note else recalled
+    if case.spec.kind == "http" and not case.bench.blind and not outside.told_apart(runs):
+        mute = "no answer carries its own request's data: mixed-up data could not be seen"
+        note = f"{note}; {mute}" if note else mute
     if case.bench.blind:
         blind = "mixed-up data could not be seen: no input tells requests apart (use {canary})"
         note = f"{note}; {blind}" if note else blind

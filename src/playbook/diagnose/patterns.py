@@ -15,7 +15,7 @@ from itertools import pairwise
 from ..model import Finding, Outcome, Span
 from ..runner import Run
 from ..stats import quantile
-from .facts import Evidence, Sign, by_request, inner_faults, most_at_once, place
+from .facts import Evidence, Sign, by_request, inner_faults, model_attempts, most_at_once, place
 
 FEW = 2
 """Requests that must show a pattern."""
@@ -26,6 +26,15 @@ WITH_RATE_LIMIT = 27.5
 """The same for a 429, which `crewai.llms.retry` tries three times on top."""
 REPEATS = 5
 """Equal calls of one tool in one request from which it is a loop."""
+STEPS = 12
+"""Calls of one tool in one request, with whatever arguments, from which a late one is a loop."""
+BEFORE_THE_WIRE = {
+    "dns": ("dns-failure", "for the address of the host"),
+    "pool_wait": ("connection-pool-exhausted", "for a slot in the client's own pool"),
+    "connect": ("connect-failure", "for a connection"),
+    "tls": ("tls-failure", "for the TLS handshake"),
+}
+"""Phases of a model call in which nothing has been asked of the provider yet."""
 NO_ANSWER = "Agent completed execution but produced no final output"
 """What CrewAI 1.15 returns as the answer when there is none (agent_executor.py:2601)."""
 TRANSIENT = {
@@ -33,6 +42,8 @@ TRANSIENT = {
     *("read-timeout", "connect-timeout", "connect-refused", "bad-response"),
 }
 """What somebody may have tried again in good faith."""
+WAITED_OUT = {"read-timeout", "timeout", "connect-timeout", "execution-timeout"}
+LATE = {"deadline", *WAITED_OUT}
 PROXY_FAULTS = {
     *("read-timeout", "timeout", "connect-timeout", "connect-refused", "connect-failed", "proxy"),
     *("server-error", "reset", "disconnected", "connection-error", "auth", "hung", "dns", "tls"),
@@ -59,6 +70,7 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
         _through_a_proxy,
         _out_of_descriptors,
         _late_by_faults,
+        _late_before_the_wire,
     )
     seen = (each(found, run, evidence) for each in every)
     return [pattern for pattern in seen if pattern is not None]
@@ -154,7 +166,7 @@ def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern |
     limited = False
     for outcome in run.outcomes:
         own = spans.get(outcome.request, [])
-        calls = [span for span in own if span.kind == "http" and place(span) == "llm"]
+        calls = model_attempts(own)
         failed = [span for span in calls if span.fault in TRANSIENT]
         if not failed:
             clean.append(len(calls))
@@ -192,6 +204,16 @@ def _again(spans: Sequence[Span], kind: str) -> bool:
 
 def _looping(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
     spans = by_request(run.spans)
+    steps = [
+        Counter(span.name for span in spans.get(request, []) if span.kind == "tool").most_common(1)
+        for request, sign in found.items()
+        if sign in (Sign("deadline", "llm"), Sign("deadline"))
+    ]
+    long = [top[0] for top in steps if top and top[0][1] >= STEPS]
+    if len(long) >= FEW and len(long) >= 0.5 * len(found):
+        name, times = max(long, key=lambda it: it[1])
+        text = f"{len(long)} late requests call {name} over and over, up to {times} times"
+        return Pattern("agent-loop", (Finding(text, "spans"),))
     loops = [
         (times, name)
         for request in found
@@ -254,3 +276,27 @@ def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern
         return None
     text = f"{times} of {len(late)} late requests met a fault that was tried again: {sign}"
     return Pattern(SIMPLE[sign.kind], (Finding(text, "spans"),), 0.82)
+
+
+def _late_before_the_wire(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    """Requests that overran before their model calls were sent: the provider has no part in it."""
+    late = {name for name, sign in found.items() if sign.kind in LATE and sign.place in ("llm", "")}
+    outcomes = [outcome for outcome in run.outcomes if outcome.request in late]
+    if len(outcomes) < FEW or len(outcomes) < 0.5 * len(found):
+        return None
+    spans = by_request(run.spans)
+    spent = dict.fromkeys(BEFORE_THE_WIRE, 0.0)
+    for outcome in outcomes:
+        for call in model_attempts(spans.get(outcome.request, [])):
+            for phase in BEFORE_THE_WIRE:
+                spent[phase] += float(call.attributes.get(f"playbook.{phase}_s", 0.0))
+    phase, seconds = max(spent.items(), key=lambda item: item[1])
+    whole = sum(outcome.seconds for outcome in outcomes)
+    if seconds < 0.5 * whole:
+        return None
+    cause, what = BEFORE_THE_WIRE[phase]
+    text = (
+        f"{len(outcomes)} late requests waited {seconds / whole:.0%} of their time {what}, "
+        f"{seconds / len(outcomes):.1f} s each"
+    )
+    return Pattern(cause, (Finding(text, "spans"),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,9 +10,21 @@ from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile
-from .facts import Sign, allowed, grows, masked, seconds_at, signs, silent_at_times
+from . import outside
+from .facts import (
+    Sign,
+    allowed,
+    grows,
+    masked,
+    model_attempts,
+    seconds_at,
+    signs,
+    silent_at_times,
+    slow_at_times,
+)
 
 TRANSIENT = (
+    "bad-response",
     "rate-limit",
     "server-error",
     "reset",
@@ -22,6 +35,8 @@ TRANSIENT = (
 )
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
+BELOW = 0.7
+"""Share of the rate that a provider was seen to answer at which calls are paced."""
 ROUNDS = 3
 SIDE_BY_SIDE = 6
 
@@ -34,10 +49,23 @@ class Intervention:
     plan: Plan
     concurrency: int | None = None
     """Another concurrency than the failing one, where that is the intervention."""
+    broad: bool = False
+    """It would take other causes away as well: what it proves is less sure."""
     trades: bool = False
     """It may leave the requests failing in another way: what it takes away hid that."""
+    only: tuple[str, ...] = ()
+    """The classes that it takes away, where others of the same requests stay."""
     least: int = 0
     """Requests that a fresh process must serve before the failure shows at all."""
+    most_calls: float = 0.0
+    """What counts are requests with more model calls than this, and not how they end; that
+    they fail no more often for it is asked for as well."""
+
+    @property
+    def joins(self) -> bool:
+        """Can another be put in with it, and what it takes away still be counted?"""
+        special = (self.concurrency, self.only, self.most_calls, self.least)
+        return not any(special) and not self.broad and not self.plan.own_process
 
 
 def interventions(
@@ -46,67 +74,118 @@ def interventions(
     found: Sequence[Sign],
     answers: Mapping[str, str],
     *,
-    hidden: bool,
     crews: bool,
+    single: Run | None = None,
+    storage: str = "",
 ) -> list[Intervention]:
     """The interventions that can prove `cause`, the most specific first.
 
-    A fault that the target's own retries hide is still there when we retry as well:
-    that intervention proves nothing for `hidden` ones. `crews` says whether the
-    target was seen to run any.
+    `crews` says whether the target was seen to run any; `single` is what was measured
+    one at a time; `storage` is a directory that can be written, where the target's own cannot.
     """
+    if outside.seen(run):
+        return [
+            Intervention(name, plan, width, trades=trades)
+            for name, plan, width, trades in outside.experiments(cause, run, found, single)
+        ]
     if cause in WITHOUT:
         return [WITHOUT[cause]]
-    tools = sorted({s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")})
-    one = Intervention("one request at a time", Plan(), 1)
+    places = {s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")}
+    tools = tuple(sorted(places - {""}))
+    if tools and cause in OF_A_TOOL:
+        recorded = {name: answers[name] for name in tools if name in answers}
+        name = f"tool {', '.join(tools)} answers at once with its recorded answer"
+        return [Intervention(name, Plan(stub=tools, answers=recorded))]
     if cause == "shared-mutable-state":
         # Without a crew to copy, holding the others back until it is built would only serialize.
         fresh = [Intervention("fresh instances per request", Plan(fresh=True))]
         apart = Intervention("a fresh process for each request", Plan(own_process=True), 1)
-        return [*(fresh if crews else []), one, apart]
-    if cause == "provider-rate-limit" and hidden:
-        return [Intervention("one model call at a time", Plan(limit=1))]
-    if cause == "provider-rate-limit":
-        return [
-            Intervention("429 waited out (Retry-After), calls paced", Plan(retry=("rate-limit",))),
-            Intervention("one model call at a time", Plan(limit=1)),
-        ]
-    if cause == "unstable-connection" and _reused(run):
-        return [WITHOUT["client-across-loops"]]
-    if cause in ("provider-5xx", "unstable-connection", "connect-failure") and not hidden:
-        return [Intervention("the failed model calls made again", Plan(retry=TRANSIENT))]
-    if cause == "provider-slow":
-        alone = [one] if run.concurrency > 1 else []
-        if not silent_at_times(run):
-            return alone
-        again = Plan(retry=(*TRANSIENT, "read-timeout"))
-        return [Intervention("the calls without an answer made again", again), *alone]
+        return [*(fresh if crews else []), ONE_AT_A_TIME, apart]
+    if cause in _OF_THE_PROVIDER:
+        return _of_the_provider(cause, run)
     if cause == "connection-pool-exhausted":
         size = max(4 * run.concurrency, 1000)
         return [Intervention(f"a pool of {size} connections", Plan(pool=size))]
-    if cause in ("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"):
-        known = tuple(name for name in tools if name)
-        if known:
-            recorded = {name: answers[name] for name in known if name in answers}
-            name = f"tool {', '.join(known)} answers at once with its recorded answer"
-            return [Intervention(name, Plan(stub=known, answers=recorded))]
     if cause == "thread-pool-starvation":
-        threads = max(run.concurrency * 2, 16)
+        threads = max(run.concurrency * 4, 16)
         return [Intervention(f"an executor of {threads} threads", Plan(executor=threads))]
     if cause == "deadline-not-enforced":
         limit = max(map(allowed, run.outcomes))
         name = f"a timeout of {limit:g} s on the model calls themselves"
         return [Intervention(name, Plan(timeout_s=limit), trades=True)] if limit else []
     if cause == "no-timeout":
-        limit = max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95))
-        again = Plan(timeout_s=limit, retry=("read-timeout",))
-        return [Intervention(f"model calls cut off at {limit:.0f} s and made again", again)]
+        return [_cut_off(max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95)))]
+    if cause == "retry-amplification":
+        hit = [number for number in model_calls(run).values() if number > 1]
+        half = sum(hit) / max(len(hit), 1) / 2
+        return [Intervention("tried again at one layer only", Plan(tries=2), most_calls=half)]
+    if cause == "false-success":
+        return [
+            Intervention("room for the whole answer", Plan(room=True)),
+            Intervention(
+                "prompts cut short", Plan(prompt_chars=1000), trades=True, only=("no-answer",)
+            ),
+        ]
+    if cause == "dns-failure" and any(call.fault != "dns" for call in model_attempts(run.spans)):
+        # Where no name was ever resolved, there is no address to keep.
+        return [Intervention("each host's address looked up once and kept", Plan(pin=True))]
+    if cause == "storage-not-writable" and storage:
+        return [Intervention("another storage directory", Plan(storage=storage))]
     if cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1:
-        return [one]
+        return [ONE_AT_A_TIME]
     return []
 
 
+OF_A_TOOL = {
+    *("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"),
+    *("dns-failure", "tls-failure", "connect-failure"),
+}
+"""Causes that go with the tool that has them; the last three where they are on its own way."""
+ONE_AT_A_TIME = Intervention("one request at a time", Plan(), 1, broad=True)
+_OF_THE_PROVIDER = {
+    *("provider-rate-limit", "provider-5xx", "provider-slow"),
+    *("unstable-connection", "connect-failure", "provider-bad-response"),
+}
+
+
+def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
+    """What only the provider could mend is taken away by making the calls again, or fewer.
+
+    A call that is made again on the wire, below the SDK, is a fault that nobody above meets:
+    that goes for faults which the target's own retries hide as well.
+    """
+    if cause == "provider-rate-limit":
+        rate = answered(run) * BELOW
+        slowly = Intervention(f"{rate:.2g} model calls a second", Plan(calls_per_s=rate))
+        waited = Intervention(
+            "429 waited out (Retry-After), calls paced", Plan(retry=("rate-limit",))
+        )
+        singly = Intervention("one model call at a time", Plan(limit=1))
+        # Where one call at a time is still too fast, only the pace can help.
+        quick = 0 < rate * quantile(seconds_at(run, "llm"), 0.5) < 1
+        return [waited, slowly, singly] if quick else [waited, singly]
+    if cause == "unstable-connection" and _reused(run):
+        return [WITHOUT["client-across-loops"]]
+    if cause != "provider-slow":
+        return [Intervention("the failed model calls made again", Plan(retry=TRANSIENT))]
+    if usual := slow_at_times(run):
+        return [_cut_off(max(1.0, 4 * usual))]
+    alone = [ONE_AT_A_TIME] if run.concurrency > 1 else []
+    if not silent_at_times(run):
+        return alone
+    again = Plan(retry=(*TRANSIENT, "read-timeout"))
+    return [Intervention("the calls without an answer made again", again), *alone]
+
+
+def _cut_off(seconds: float) -> Intervention:
+    again = Plan(timeout_s=seconds, retry=("read-timeout",))
+    return Intervention(f"model calls cut off at {seconds:.0f} s and made again", again)
+
+
 WITHOUT: Mapping[str, Intervention] = {
+    "context-length": Intervention(
+        "prompts cut short", Plan(prompt_chars=1000), trades=True, only=("context-length",)
+    ),
     "unbounded-parallelism": Intervention("at most 3 model calls in flight", Plan(limit=3)),
     "client-across-loops": Intervention("no connection used twice", Plan(no_reuse=True)),
     "llm-timeout-too-low": Intervention("model timeout raised 5 times", Plan(timeout_factor=5.0)),
@@ -125,10 +204,16 @@ WITHOUT: Mapping[str, Intervention] = {
         "a fresh agent's retries", Plan(fresh_budget=True), least=40
     ),
     "side-effect-duplication": Intervention(
-        "the agent's own retries off", Plan(agent_tries=1), trades=True
+        "the agent's own retries off",
+        Plan(agent_tries=1),
+        trades=True,
+        only=("duplicate-write", "side-effect-conflict"),
     ),
+    "agent-loop": Intervention("at most 4 steps of an agent", Plan(max_iter=4)),
     "worker-exit": Intervention("the context window respected", Plan(respect_window=True)),
-    "platform-timeout": Intervention("a deadline 4 times as long", Plan(deadline_factor=4.0)),
+    "platform-timeout": Intervention(
+        "a deadline 4 times as long", Plan(deadline_factor=4.0), broad=True
+    ),
 }
 """Causes with one switch."""
 
@@ -169,7 +254,15 @@ def prove(
     itself is not credited to the intervention. Rounds are added until the difference
     is beyond chance, or clearly none.
     """
-    before = count(run, found, hidden)
+    mine = {sign for sign in found if sign.kind in intervention.only} or found
+
+    def counted(some: Run) -> Count:
+        if not (most := intervention.most_calls):
+            return count(some, mine, hidden)
+        many = sum(number > most for number in model_calls(some).values())
+        return Count(len(some.outcomes), many)
+
+    before = counted(run)
     rate = before.failures / max(before.attempts, 1)
     enough = max(attempts_needed(rate), 8)
     level = run.concurrency
@@ -190,16 +283,19 @@ def prove(
             during = more
         else:
             during.extend(more)
-        after = count(during, found, hidden)
+        after = counted(during)
         gone = after.failures <= rate * after.attempts * 0.6
-        other = not intervention.trades and _changed_form(run, during, rate, hidden)
+        if intervention.most_calls:
+            other = fell(_failed(during), _failed(run)) < ALPHA  # the retries were worth it
+        else:
+            other = not intervention.trades and _changed_form(run, during, rate, hidden)
         if during.hung or not gone or other:
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             return Trial(proof, False, during)
         number = max(level, min(size, 20), intervention.least)
         again = serve(number, level, Plan(), "back again")
-        back = _sum(back, count(again, found, hidden))
+        back = _sum(back, counted(again))
         p_value = fell(_sum(before, back), after)
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)
         proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
@@ -217,6 +313,24 @@ def _changed_form(run: Run, during: Run, rate: float, hidden: bool) -> bool:
         return bad / max(len(some.outcomes), 1)
 
     return share(during) > share(run) - 0.5 * rate
+
+
+def answered(run: Run) -> float:
+    """Model calls that the provider answered in each second of the run."""
+    calls = model_attempts(run.spans)
+    if not calls:
+        return 0.0
+    seconds = max(span.end for span in calls) - min(span.start for span in calls)
+    return sum(not span.fault for span in calls) / max(seconds, 1e-3)
+
+
+def _failed(run: Run) -> Count:
+    return Count(len(run.outcomes), sum(outcome.failed for outcome in run.outcomes))
+
+
+def model_calls(run: Run) -> Counter[str]:
+    """Attempts of model calls in each request, by its id."""
+    return Counter(span.request for span in model_attempts(run.spans))
 
 
 def _sum(one: Count, other: Count) -> Count:

@@ -7,14 +7,15 @@ the rest belongs to the proof (`playbook.diagnose.prove`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..model import Finding, Suspect
 from ..runner import Run
 from ..stats import quantile
 from ..sweep import FULL
-from . import catalogue
+from . import catalogue, outside
+from .crossings import crossings
 from .facts import (
     Evidence,
     Sign,
@@ -22,12 +23,14 @@ from .facts import (
     configured_timeout,
     grows,
     inner_faults,
+    model_attempts,
     most_at_once,
     place,
     seconds_at,
     silent_at_times,
+    slow_at_times,
 )
-from .patterns import patterns
+from .patterns import WAITED_OUT, patterns
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -119,6 +122,8 @@ _BURST = 8
 
 def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Suspect]:
     """The causes that could have made these failures of `run`, likeliest first."""
+    if outside.seen(run):
+        return outside.suspects(found, run, evidence)
     total = len(found)
     scores: dict[str, float] = {}
     findings: dict[str, list[Finding]] = {}
@@ -250,11 +255,7 @@ def _bare(evidence: Evidence, kind: str) -> list[Finding]:
 
 def _model_timeout(run: Run, evidence: Evidence) -> Named:
     """The timeout is too low, or the provider is slow: decided by its latency under load."""
-    failed = [
-        span
-        for span in run.spans
-        if span.kind == "http" and place(span) == "llm" and span.fault == "read-timeout"
-    ]
+    failed = [call for call in model_attempts(run.spans) if call.fault == "read-timeout"]
     limit = configured_timeout(run)
     texts = []
     if limit:
@@ -300,10 +301,18 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
     name = sign.place.removeprefix("tool:")
     times = seconds_at(run, sign.place, ok_only=False)
     text = Finding(f"tool {name} takes {quantile(times, 0.5):.2f} s at the median", "spans")
-    if sign.kind in ("read-timeout", "timeout", "connect-timeout", "execution-timeout"):
+    unreached = sign.kind == "connect-timeout" and _never_reached(sign, run, evidence)
+    if sign.kind in WAITED_OUT and not unreached:
         return [("tool-slow", 0.8, [text, *_direct(evidence, name)]), ("tool-error", 0.3, [])]
     if sign.kind == "storage-locked":
         return [("tool-contention", 0.8, [text])]
+    if sign.kind in NEVER_THERE and _never_reached(sign, run, evidence):
+        # The way to the service is the fault, and not what the tool does with it.
+        never = Finding(f"no call of tool {name} ever arrives: {sign.kind}", "spans")
+        return [
+            (SIMPLE[sign.kind], 0.8, [never, *_direct(evidence, name)]),
+            ("tool-error", 0.5, [never]),
+        ]
     return [
         (
             "tool-error",
@@ -311,6 +320,20 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
             [Finding(f"tool {name} fails: {sign.kind}", "spans"), *_direct(evidence, name)],
         )
     ]
+
+
+NEVER_THERE = {"dns", "tls", "proxy", "connect-timeout", "connect-refused", "connect-failed"}
+
+
+def _never_reached(sign: Sign, run: Run, evidence: Evidence) -> bool:
+    """Does every call of this tool end so, at any concurrency?"""
+    calls = [
+        span
+        for each in [run, *evidence.runs]
+        for span in each.spans
+        if span.kind == "http" and place(span) == sign.place
+    ]
+    return bool(calls) and all(span.fault == sign.kind for span in calls)
 
 
 def _direct(evidence: Evidence, tool: str) -> list[Finding]:
@@ -333,6 +356,10 @@ def _hung(sign: Sign, run: Run) -> Named:
         return [("tool-no-timeout", 0.8, texts)]
     if sign.place == "memory":
         return [("memory-slow", 0.7, texts)]
+    if sign.place == "queue":
+        texts = [Finding("jobs of these requests wait for a thread that never comes", "spans")]
+        return [("thread-pool-starvation", 0.8, [*texts, *_stood(run)])]
+    texts += [] if texts else _stood(run)
     return [("no-timeout", 0.8 if sign.place in ("llm", "http") else 0.4, texts)]
 
 
@@ -364,7 +391,9 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         ]
     lag = run.stats.get("loop_lag_s", 0.0)
     if evidence.is_async and lag > 0.25 * quantile([o.seconds for o in run.outcomes], 0.5):
-        stalled = Finding(f"the event loop could not run for {lag:.2f} s", "process")
+        stalled = Finding(
+            f"the event loop could not run for {lag:.2f} s{_held(run.stall)}", "process"
+        )
         if where == "queue" and lag < 0.5 * quantile([o.seconds for o in run.outcomes], 0.5):
             # A larger executor tells the two apart: it does nothing for a loop that is held.
             return [
@@ -376,13 +405,35 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
             ("thread-pool-starvation", 0.4, texts),
         ]
     if where == "queue":
-        return [("thread-pool-starvation", 0.8, texts)]
+        return [("thread-pool-starvation", 0.8, [*texts, *_stood(run)])]
     if where == "llm":
         before = seconds_at(alone, "llm") if alone is not None else []
         if before and grows(before, seconds_at(run, "llm")):
             return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
+        if usual := slow_at_times(run):
+            odd = f"half of the model calls take up to {usual:.2f} s; late ones had one far longer"
+            texts.append(Finding(odd, "spans"))
+            return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
         return [("platform-timeout", 0.8, texts)]
-    return [("platform-timeout", 0.6, texts)]
+    return [("platform-timeout", 0.6, [*texts, *_stood(run)])]
+
+
+def _stood(run: Run) -> list[Finding]:
+    """Where in the target's own code requests stand while nothing of theirs is on the wire."""
+    return [
+        Finding(f"{number:.1f} of {run.concurrency} stand at {where}", "process")
+        for where, number in list(run.stood.items())[:1]
+        if number >= 0.2 * run.concurrency
+    ]
+
+
+def _held(stack: Sequence[str]) -> str:
+    """By what a loop was held: the innermost frame of the target's own, and what it called."""
+    if not stack:
+        return ""
+    own = [frame for frame in stack if "site-packages" not in frame and "/lib/python" not in frame]
+    called = f", which called {stack[-1]}" if own and own[-1] != stack[-1] else ""
+    return f": held by {(own or stack)[-1]}{called}"
 
 
 def _shared_state(
@@ -406,6 +457,13 @@ def _shared_state(
         return
     # Whatever else fails in requests that share objects is likely the same thing.
     involved = {name for item in run.shares for name in item["requests"]}
+    if not run.shares:  # a log does not tell who shares; what fails beside a mix-up does
+        crossed = [outcome for outcome in run.outcomes if outcome.foreign]
+        involved = {
+            outcome.request
+            for outcome in run.outcomes
+            if any(outcome.start < it.end and it.start < outcome.end for it in crossed)
+        }
     rest = sum(
         1 for name, sign in found.items() if sign.kind == "application-error" and name in involved
     )
@@ -423,32 +481,25 @@ def _shared_state(
                 f"one {kind} object in overlapping requests: {name or type_} ({type_})", "sharing"
             )
         )
-    crossed = [outcome for outcome in run.outcomes if outcome.foreign]
-    for outcome in crossed[:2]:
-        span = next(
-            (
-                s
-                for s in run.spans
-                if s.request == outcome.request and s.attributes.get("playbook.foreign")
-            ),
-            None,
-        )
-        where = f"{span.kind} {span.name}" if span else "answer"
-        texts.append(
-            Finding(
-                f"the canary of {outcome.foreign[0]} is in the {where} of {outcome.request}",
-                "canaries",
-            )
-        )
+    texts += crossings(run)[:2]
 
 
-def proven(suspect: Suspect, p_value: float) -> Suspect:
-    """The suspect after a successful intervention."""
-    return replace(suspect, score=round(min(0.98, 1.0 - max(p_value, 0.02)), 3))
+BROADLY = 0.9
+"""The most that an intervention shows which takes other causes away as well."""
+
+
+def proven(suspect: Suspect, p_value: float, *, broad: bool = False) -> Suspect:
+    """The suspect after a successful intervention; a `broad` one needs what was seen beside it."""
+    most = BROADLY if broad and not _seen(suspect) else 0.98
+    return replace(suspect, score=round(min(most, 1.0 - max(p_value, 0.02)), 3))
+
+
+def _seen(suspect: Suspect) -> bool:
+    """Did the wire itself, or a canary, show it?"""
+    return suspect.cause in DIRECT or any(item.source == "canaries" for item in suspect.evidence)
 
 
 def refuted(suspect: Suspect) -> Suspect:
     """The suspect after an intervention that changed nothing."""
-    seen = suspect.cause in DIRECT or any(item.source == "canaries" for item in suspect.evidence)
-    factor = 0.85 if seen else 0.3
+    factor = 0.85 if _seen(suspect) else 0.3
     return replace(suspect, score=round(suspect.score * factor, 3))

@@ -35,7 +35,8 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
 
     def add(rung: Rung) -> None:
         rungs.append(rung)
-        bench.on_progress(Progress("isolate", f"{rung.name} at {rung.concurrency}: {rung.status}"))
+        text = f"{rung.name} at {rung.concurrency}: {rung.status}"
+        bench.on_progress(Progress("isolate", text, rung=rung))
 
     try:
         if not worker.has_served:

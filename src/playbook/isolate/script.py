@@ -9,10 +9,12 @@ module, relative imports), it imports the project instead, and says so.
 from __future__ import annotations
 
 import ast
+import io
 import os
 import subprocess
 import sys
 import time
+import tokenize
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..bench import BudgetSpent
-from ..errors import redact
+from ..errors import redact, scrub
 from ..model import Progress, Reduction
 from ..runner import Run
 from ..stats import attempts_needed
@@ -73,7 +75,7 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
             version=__version__,
             crewai=case.bench.versions.get("crewai", ""),
             deadline=repr(case.settings.deadline_s),
-            inputs=repr(None if inputs is None else dict(inputs)),
+            inputs=repr(None if inputs is None else scrub(dict(inputs))),
             source=_without_secrets(source).strip(),
             future=_postponed(case),
             attribute=spec.attribute,
@@ -81,31 +83,48 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
     )
 
 
+_GONE = redact("sk-" + "0" * 40)
+_LITERALS = {tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", -1)}
+
+
 def _without_secrets(source: str) -> str:
-    """Keys that stand in the code are left in the environment."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            literal = ast.get_source_segment(source, node)
-            hidden = redact(node.value)
-            if literal and hidden != node.value:
-                key = hidden == redact("sk-" + "0" * 40)  # nothing of it is left: a bare key
-                other = 'os.environ["OPENAI_API_KEY"]' if key else repr(hidden)
-                return _without_secrets(source.replace(literal, other))
-    return source
+    """Keys that stand in the code, or in a comment of it, are left in the environment."""
+    lines = source.splitlines(keepends=True)
+    found = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            found.append((token, redact(token.string)))
+        elif token.type in _LITERALS:
+            # What stands before it on its line may be all that tells a password.
+            before = token.line[: token.start[1]] if token.start[0] == token.end[0] else ""
+            hidden = redact(token.string)
+            if hidden == token.string and not redact(before + hidden).endswith(hidden):
+                quote = hidden[-1]
+                hidden = f"{quote}{_GONE}{quote}"
+            if token.type == tokenize.STRING and hidden.strip("rbuRBU'\"") == _GONE:
+                hidden = 'os.environ["OPENAI_API_KEY"]'  # nothing of it is left: a bare key
+            found.append((token, hidden))
+    for token, hidden in reversed(found):
+        if hidden != token.string and token.start[0] == token.end[0]:
+            at, line = token.start[0] - 1, lines[token.start[0] - 1]
+            lines[at] = line[: token.start[1]] + hidden + line[token.end[1] :]
+        elif hidden != token.string:
+            (first, begin), (last, end) = token.start, token.end
+            lines[first - 1 : last] = [lines[first - 1][:begin] + hidden + lines[last - 1][end:]]
+    return "".join(lines)
 
 
 def _requests(run: Run) -> int:
     """As many as an intermittent failure needs to show, and at least one full burst."""
     rate = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
-    return max(run.concurrency, min(max(attempts_needed(rate), 10), 40))
+    # What is left may fail somewhat less often than the whole did.
+    return max(run.concurrency, min(max(attempts_needed(rate, 0.001), 10), 40))
 
 
 def _fails(case: Case, path: Path, run: Run) -> bool:
     """Run it as anybody would, within the budget."""
     count = _requests(run)
-    if case.bench.afford(count) < count:
-        raise BudgetSpent
-    case.bench.requests += count
+    case.bench.charge(count, least=count)
     case.bench.on_progress(Progress("reduce", "running the minimal script", 0, count))
     environment = {
         **os.environ,

@@ -315,17 +315,32 @@ def load(source: Plan | str | Path | Mapping[str, Any] | None) -> Plan:
         return source
     if isinstance(source, Mapping):
         return _whole(dict(source), "plan", None, Path(), ())
-    return _read(source, Path(), ())
+    return _read(source, None, ())
 
 
 def parse(text: str, name: str = "plan") -> Plan:
-    """Check a plan given as YAML text; `name` is what errors call it."""
-    return _parse(text, name, Path(), ())
+    """Check a plan given as YAML text; `name` is what errors call it.
+
+    It may include bundled plans by name, and no file: who sends it may be another than we are.
+    """
+    return _parse(text, name, None, ())
 
 
-def _read(source: str | Path, beside: Path, within: tuple[Path, ...]) -> Plan:
-    path = beside / source
-    if not path.is_file():
+def _included(source: str, beside: Path | None, within: tuple[Path, ...]) -> Plan:
+    """A plan that another one names: bundled, or a file in the folder of the first or below."""
+    if beside is None or not (beside / source).is_file():
+        return _read(source, None, within, bundled=True)
+    root = (within[0].parent if within else beside).resolve()
+    if not (beside / source).resolve().is_relative_to(root):
+        raise LabError(f"{within[-1] if within else 'plan'}: include: {source} is outside {root}")
+    return _read(source, beside, within)
+
+
+def _read(
+    source: str | Path, beside: Path | None, within: tuple[Path, ...], *, bundled: bool = False
+) -> Plan:
+    path = (beside or Path()) / source
+    if bundled or not path.is_file():
         if str(source) not in names():
             close = difflib.get_close_matches(str(source), names(), 1)
             hint = f"did you mean {close[0]}?" if close else f"bundled plans: {', '.join(names())}"
@@ -340,7 +355,7 @@ def _read(source: str | Path, beside: Path, within: tuple[Path, ...]) -> Plan:
     return _parse(text, str(path), path.parent, (*within, path.resolve()))
 
 
-def _parse(text: str, name: str, beside: Path, within: tuple[Path, ...]) -> Plan:
+def _parse(text: str, name: str, beside: Path | None, within: tuple[Path, ...]) -> Plan:
     try:
         root = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader
@@ -360,7 +375,7 @@ def _whole(
     data: dict[Any, Any],
     name: str,
     root: yaml.Node | None,
-    beside: Path,
+    beside: Path | None,
     within: tuple[Path, ...],
 ) -> Plan:
     """The plan with what it includes."""
@@ -370,7 +385,7 @@ def _whole(
         raise LabError(f"{name}: include: a list of plans, by path or by bundled name")
     plan = _check(data, name, root)
     whole: dict[str, Any] = {"faults": ()}
-    for part in (*(_read(each, beside, within) for each in included), plan):
+    for part in (*(_included(each, beside, within) for each in included), plan):
         whole |= {
             key: getattr(part, key) for key in ("seed", "latency") if key in part.model_fields_set
         }

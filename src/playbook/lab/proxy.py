@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from .dialects import services
 from .plan import Error, Hang, RateLimit, Reset
 from .service import Answer, Call, Endpoint, Service, failed, too_many
-from .wire import Request
+from .wire import MAX_BODY, Request
 
 _MAX_HEAD = 65_536
 _HOP = (b"connection", b"proxy-connection", b"proxy-authorization", b"keep-alive")
@@ -51,7 +51,7 @@ class Proxy:
         status: int | None = None
         try:
             status = await self._act(call, request, reader, writer)
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             self._service.leave(call, status)
@@ -69,6 +69,11 @@ class Proxy:
             while await reader.read(_MAX_HEAD):
                 pass  # it is heard, and never answered, until the client leaves
             return None
+        if rule is not None and request.method != b"CONNECT":
+            # A client that is still writing when we leave cannot tell a reset from a close, and
+            # may lose the answer.
+            said = request.header(b"content-length")
+            await reader.readexactly(min(int(said), MAX_BODY) if said.isdigit() else 0)
         await asyncio.sleep(call.decision.delay)
         if isinstance(rule, Reset):
             sock = writer.get_extra_info("socket")

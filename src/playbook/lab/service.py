@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -150,6 +151,8 @@ class Service:
             self._call(connection, request, endpoint)
             return
         page = _PAGES.get((request.method, path))
+        if page and not _of_this_machine(request.header(b"host")):
+            page = None
         answer = page(self, request, query) if page else _unknown(request, path)
         connection.reply(answer.on_wire(b""))
 
@@ -494,6 +497,14 @@ _PAGES: dict[tuple[bytes, bytes], Callable[[Service, Request, bytes], Answer]] =
     (b"GET", b"/metrics"): _metrics,
     (b"PUT", b"/admin/plan"): _plan,
 }
+
+
+_LITERAL = re.compile(rb"\[[0-9a-fA-F:.]+\]|[\d.]+|(?:[\w-]+\.)*localhost|[\w-]*")
+
+
+def _of_this_machine(host: bytes) -> bool:
+    """No name of the public DNS: a page in a browser that rebinds its own name must not get in."""
+    return bool(_LITERAL.fullmatch(re.sub(rb":\d+\Z", b"", host)))
 
 
 def _unknown(request: Request, path: bytes) -> Answer:

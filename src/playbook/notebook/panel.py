@@ -1,6 +1,6 @@
-"""The panel: controls, a live figure, and a sweep that runs beside the kernel.
+"""The panel: controls, live figures, and a step of the case that runs beside the kernel.
 
-The sweep runs on a thread of its own, so that a busy kernel neither skews its
+The step runs on a thread of its own, so that a busy kernel neither skews its
 latencies nor holds up Stop. Another thread draws: at most five frames a second,
 and never more than a third of its time, since the load needs the processor
 more than the picture does. Neither is the kernel's loop.
@@ -12,12 +12,15 @@ import html
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from .. import plots, show
+from .. import show
+from ..bench import BudgetSpent, NotConfirmed, Stopped
 from ..model import Progress, Sweep
+from . import panes
+from .controls import Asked, Controls, wrapped
 from .live import Live
 
 if TYPE_CHECKING:
@@ -25,97 +28,101 @@ if TYPE_CHECKING:
 
 FRAME_SECONDS = 0.2
 """The least time between two frames."""
+TICK_SECONDS = 1.0
+"""How often the budget's seconds are told while nothing else happens."""
+STEPS = {
+    "sweep": ("Run", "The same work at each number of requests at once"),
+    "isolate": ("Isolate", "Climb the ladder of layers: which one fails first?"),
+    "reduce": ("Reduce", "Take out what the failure does not need"),
+    "verdict": ("Verdict", "Name the cause, and prove it by an intervention"),
+}
+"""What each button starts: a step of the case, its name and what it is for."""
 
 
 def panel(case: Case, *, levels: Sequence[int] = (1, 10)) -> Panel:
-    """Controls and a live figure for `case`; shows itself as a cell's last line."""
+    """Controls and live figures for `case`; shows itself as a cell's last line."""
     return Panel(case, levels=levels)
 
 
 class Panel(widgets.VBox):  # type: ignore[misc]
-    """Run and stop sweeps of one case, and watch them."""
+    """Run and stop the steps of one case, and watch them."""
 
     def __init__(self, case: Case, *, levels: Sequence[int] = (1, 10)) -> None:
         self.case = case
-        self.result: Sweep | None = None
+        self.result: Sweep | None = case.step("sweep")
         """The last sweep, also one that was stopped."""
         self.error: BaseException | None = None
+        self._answer: Any = self.result
         self._live = Live(levels)
         self._idle = threading.Event()
         self._idle.set()
         self._stopping = False
+        self._deadline = case.settings.deadline_s
 
-        self.levels = widgets.Text(", ".join(map(str, levels)), description="Requests at once")
-        self.each = widgets.BoundedIntText(
-            case.settings.requests_per_level or 0,
-            min=0,
-            max=10_000,
-            description="Requests per level (0: as many as it needs)",
-        )
-        self.timeout = widgets.BoundedFloatText(
-            0, min=0, max=3600, description="Model call timeout, s (0: as it is)"
-        )
-        self.deadline = widgets.BoundedFloatText(
-            case.settings.deadline_s or 0, min=0, max=86_400, description="Deadline, s (0: none)"
-        )
-        controls = [self.levels, self.each, self.timeout, self.deadline]
-        self.run_button = widgets.Button(
-            description="Run", button_style="primary", tooltip="Run the sweep"
-        )
+        self.controls = Controls(case, levels)
+        self.buttons = {
+            step: widgets.Button(
+                description=name, tooltip=why, button_style="primary" if step == "sweep" else ""
+            )
+            for step, (name, why) in STEPS.items()
+        }
         self.stop_button = widgets.Button(
             description="Stop", disabled=True, tooltip="Start no more requests; keep what is there"
         )
-        self.progress = widgets.IntProgress(
-            0, 0, 1, description="Progress", layout=widgets.Layout(width="20em")
-        )
-        self.status = widgets.HTML()
-        # An Image takes no text alternative (and with a tooltip fails in the browser); the
-        # table beside it says the same in words.
-        self.image = widgets.Image(
-            format="png",
-            layout=widgets.Layout(flex="1 1 420px", min_width="320px", max_width="720px"),
-        )
-        self.table = widgets.HTML(layout=widgets.Layout(min_width="18em"))
-        for control in controls:
-            control.style.description_width = "initial"
-            control.layout.width = "auto"
-        self.run_button.on_click(lambda _: self.start())
+        for step, button in self.buttons.items():
+            button.on_click(lambda _, step=step: self.start(step))
         self.stop_button.on_click(lambda _: self.stop())
-        wrap = widgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="0.2em 1.2em")
+        self.progress = widgets.IntProgress(
+            0, 0, 1, description="Progress", layout=widgets.Layout(width="18em")
+        )
+        self.left = widgets.HTML()
+        self.status = widgets.HTML(layout=widgets.Layout(min_height="1.8em"))
+        self.sweep, self.requests, self.ladder = panes.Pane(), panes.Pane(), panes.Pane()
+        self.told = widgets.HTML()
+        run, *others = self.buttons.values()
         super().__init__(
             [
-                widgets.HBox(controls, layout=wrap),
-                widgets.HBox([self.run_button, self.stop_button, self.progress], layout=wrap),
+                self.controls,
+                widgets.HBox([run, self.stop_button, *others], layout=wrapped()),
+                widgets.HBox([self.progress, self.left], layout=wrapped()),
                 self.status,
-                widgets.HBox([self.image, self.table], layout=wrap),
+                self.sweep,
+                self.requests,
+                self.ladder,
+                self.told,
             ]
         )
         self._say("Ready.")
-        self._frame()
+        self._frame("sweep")
 
     def __repr__(self) -> str:
         # The widgets' own lists every trait, and differs each time.
-        return "<Panel of a sweep: run this cell to see it>"
+        return "<Panel of a case: run this cell to see it>"
 
     # What a person, or a notebook without one, does ----------------------------------
 
-    def start(self) -> Panel:
-        """Run the sweep as the controls say; returns at once."""
+    def start(self, step: str = "sweep") -> Panel:
+        """Run the step (one of `STEPS`) as the controls say; returns at once."""
         if not self._idle.is_set():
             return self
         try:
-            levels = _levels(self.levels.value)
+            asked = self.controls.asked()
         except ValueError as error:
             self._say(str(error), alert=True)
             return self
         self._idle.clear()
         self._stopping = False
-        self.result = self.error = None
-        self.run_button.disabled, self.stop_button.disabled = True, False
-        self._live = Live(levels)
+        self.error = self._answer = None
+        self.told.value = ""
+        if step == "sweep":
+            self.result = None
+            self.ladder.clear()  # it was that of the sweep before
+        self._deadline = asked.settings["deadline_s"]
+        self._live = Live(asked.settings["levels"] if step == "sweep" else ())
+        self._enable(running=True)
         self._say("Starting.")
         over = threading.Event()
-        for target, arguments in ((self._work, (levels, over)), (self._draw, (over,))):
+        for target, arguments in ((self._work, (step, asked, over)), (self._draw, (step, over))):
             threading.Thread(target=target, args=arguments, daemon=True).start()
         return self
 
@@ -125,11 +132,11 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             return
         self._stopping = True
         self.stop_button.disabled = True
+        self._say("Stopping: requests that are under way end first.")
         self.case.stop()
-        self._live.changed.set()
 
-    def wait(self, timeout: float = 120) -> Sweep:
-        """Block until the sweep has ended, and return it; raises what it raised.
+    def wait(self, timeout: float = 120) -> Any:
+        """Block until the step has ended, and return its result; raises what it raised.
 
         Interrupting the kernel while it waits does what Stop does.
         """
@@ -139,16 +146,16 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             self.stop()
             raise
         if not ended:
-            raise TimeoutError(f"the sweep has not ended after {timeout:g} s")
+            raise TimeoutError(f"the step has not ended after {timeout:g} s")
         if self.error is not None:
             raise self.error
-        if self.result is None:
+        if self._answer is None:
             raise RuntimeError("nothing was run: press Run, or call start()")
-        return self.result
+        return self._answer
 
     # The threads ----------------------------------------------------------------------
 
-    def _work(self, levels: Sequence[int], over: threading.Event) -> None:
+    def _work(self, step: str, asked: Asked, over: threading.Event) -> None:
         case, before = self.case, self.case.on_progress
 
         def hear(progress: Progress) -> None:
@@ -159,11 +166,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
 
         case.on_progress = hear
         try:
-            case.configure(
-                requests_per_level=self.each.value or None,
-                deadline_s=self.deadline.value or None,
-            )
-            self.result = case.sweep(levels, self.timeout.value or None)
+            self.controls.swap(asked)
+            case.configure(**asked.settings)
+            self.controls.keep(case, asked)
+            case.bench.resume()
+            self._answer = getattr(case, step)()
+            self.result = case.step("sweep")
         except BaseException as error:  # told in the status, and raised by `wait`
             self.error = error
         finally:
@@ -171,51 +179,84 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             over.set()
             self._live.changed.set()
 
-    def _draw(self, over: threading.Event) -> None:
+    def _draw(self, step: str, over: threading.Event) -> None:
         try:
             while not over.is_set():
-                self._live.changed.wait()
+                self._live.changed.wait(TICK_SECONDS)
                 self._live.changed.clear()
                 began = time.monotonic()
-                self._frame()
+                self._frame(step)
+                self._tell()
                 cost = time.monotonic() - began
                 over.wait(max(FRAME_SECONDS - cost, 2 * cost))
-            self._frame()
+            self._frame(step)
         finally:
-            self.run_button.disabled, self.stop_button.disabled = False, True
-            self._finish()
+            self.controls.meet(self.case.components())
+            self._enable(running=False)
+            self._finish(step)
             self._idle.set()
 
     # What is seen ---------------------------------------------------------------------
 
-    def _frame(self) -> None:
-        live = self._live
-        sweep = self.result or live.sweep()
-        running = None if self.result else live.running
-        self.image.value = plots.png(plots.failures(sweep, running=running))
-        self.table.value = show.html(_table(sweep))
-        if self._idle.is_set():
-            return
-        self.progress.max, self.progress.value = max(live.total, 1), live.done
-        self._say(
-            "Stopping: requests that are under way end first."
-            if self._stopping
-            else f"Running, {live.text}: {live.done} of {live.total} requests."
-            if live.total
-            else "Starting."
+    def _frame(self, step: str) -> None:
+        live, ended = self._live, self._answer is not None
+        bursts, ladder = live.bursts(), live.ladder()
+        sweep = self.result if self.result and (ended or step != "sweep") else live.sweep()
+        running = None if ended else live.running
+        self.sweep.draw(
+            (sweep, running, self._deadline), lambda: panes.swept(sweep, running, self._deadline)
         )
+        if any(burst.outcomes for burst in bursts):
+            self.requests.draw((id(live), live.ended), lambda: panes.requests(bursts))
+        if step == "isolate" and ended:
+            ladder = self._answer
+        if ladder.rungs:
+            self.ladder.draw(ladder, lambda: panes.climbed(ladder))
 
-    def _finish(self) -> None:
-        if self.error is not None:
-            self._say(f"{type(self.error).__name__}: {self.error}", alert=True)
+    def _tell(self) -> None:
+        """How far it is: often, and so not in the region that a screen reader reads out."""
+        live = self._live
+        self.progress.max, self.progress.value = max(live.total, 1), live.done
+        requests, seconds = self.case.left()
+        words = f"{live.done} of {live.total} requests. " if live.total else ""
+        time_left = f"{seconds:.0f} s" if seconds < 120 else show.seconds(seconds)
+        words += f"The budget has left: {requests:,} requests, {time_left}."
+        self.left.value = html.escape(words)
+        if not self._stopping and not self._idle.is_set() and live.text:
+            self._say(f"Running, {live.text}.")
+
+    def _finish(self, step: str) -> None:
+        self._tell()
+        if self.error is not None and not isinstance(self.error, Stopped):
+            self._say(_words(self.error), alert=True)
             return
-        sweep = self.result or Sweep()
-        attempts = sum(level.attempts for level in sweep.levels)
-        failures = sum(level.failures for level in sweep.levels)
-        how = "Stopped" if self._stopping else "Done"
         if not self._stopping:
             self.progress.value = self.progress.max
-        self._say(f"{how}: {failures} of {attempts} requests failed.")
+        self._say(f"{'Stopped' if self._stopping else 'Done'}: {self._outcome(step)}.")
+        if step in ("reduce", "verdict") and self._answer is not None:
+            self.told.value = show.html(self._answer)
+
+    def _outcome(self, step: str) -> str:
+        """What came of the step, in half a sentence."""
+        answer = self._answer
+        if answer is None:
+            return "nothing was measured"
+        if step == "isolate":
+            return (
+                f"fails first at the layer {answer.failing}" if answer.failing else "no rung fails"
+            )
+        if step == "reduce":
+            return f"reduced to {' + '.join(answer.components) or 'nothing, as nothing fails'}"
+        if step == "verdict":
+            return f"{answer.outcome}{f', {answer.cause}' if answer.cause else ''}"
+        attempts = sum(level.attempts for level in answer.levels)
+        failures = sum(level.failures for level in answer.levels)
+        return f"{failures} of {attempts} requests failed"
+
+    def _enable(self, *, running: bool) -> None:
+        for button in self.buttons.values():
+            button.disabled = running
+        self.stop_button.disabled = not running
 
     def _say(self, words: str, *, alert: bool = False) -> None:
         role = 'role="alert"' if alert else 'role="status" aria-live="polite"'
@@ -224,35 +265,9 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             self.status.value = text
 
 
-def _levels(text: str) -> tuple[int, ...]:
-    """``"1, 10 50"`` as numbers, in rising order."""
-    try:
-        levels = sorted({int(word) for word in text.replace(",", " ").split()})
-    except ValueError:
-        levels = []
-    if not levels or levels[0] < 1 or levels[-1] > 1000:
-        raise ValueError("Requests at once: whole numbers from 1 to 1000, such as 1, 10, 50.")
-    return tuple(levels)
-
-
-def _table(sweep: Sweep) -> show.Sheet:
-    """The numbers beside the figure."""
-    columns = (
-        show.Column("at once", number=True),
-        show.Column("failed", varies=True, number=True),
-        show.Column("p50", varies=True, number=True),
-        show.Column("p95", varies=True, number=True),
-    )
-    rows = tuple(
-        show.Row(
-            (
-                str(level.concurrency),
-                show.count(level),
-                show.seconds(level.p50_s if level.attempts else None),
-                show.seconds(level.p95_s if level.attempts else None),
-            ),
-            "bad" if level.failures else "",
-        )
-        for level in sweep.levels
-    )
-    return show.Sheet((), columns, rows)
+def _words(error: BaseException) -> str:
+    if isinstance(error, BudgetSpent):
+        return "The budget is spent; what was measured stands. Open the case with a larger one."
+    if isinstance(error, NotConfirmed):
+        return f"{error} is not on this machine: open the case with confirm=True to go on."
+    return f"{type(error).__name__}: {error}"

@@ -30,6 +30,8 @@ KINDS = {
     "memory_retrieval": "memory",
     "knowledge_query": "memory",
 }
+_INNER = ("AgentExecutor", "CrewAgentExecutor")
+"""CrewAI's own flows: each agent's step runs in one, which the agent's span tells already."""
 _ENDS = ("completed", "finished", "failed", "error")
 _MODEL_PATH = re.compile(
     r"/(chat/completions|completions|responses|messages|input_tokens|count_tokens)$|:\w*[gG]enerate"
@@ -75,7 +77,7 @@ class Watch:
     def event(self, event: Any) -> None:
         stem, _, state = event.type.rpartition("_")
         kind = KINDS.get(stem)
-        if kind is None:
+        if kind is None or (kind == "flow" and event.flow_name in _INNER):
             return
         if state == "started":
             self._started(kind, stem, event)
@@ -93,7 +95,7 @@ class Watch:
         attributes: dict[str, Any] = {}
         name = {
             "task": event.task_name,
-            "agent": event.agent_role,
+            "agent": event.agent_role or getattr(getattr(event, "agent", None), "role", ""),
             "crew": getattr(event, "crew_name", ""),
         }.get(kind)
         if kind == "llm":
@@ -104,7 +106,7 @@ class Watch:
             attributes["playbook.tools_offered"] = len(event.tools)
         opened = record.begin(kind, inject.label(name) or stem, attributes)
         opened.above = scope.parent.get(), scope.within.get()
-        scope.parent.set(opened.span)
+        scope.parent.set(opened)
         if kind == "memory" or (kind == "llm" and not scope.within.get()):
             # What the memory asks of the model is the memory's doing.
             scope.within.set(kind)
@@ -135,7 +137,7 @@ class Watch:
                 text,
                 counts=kind == "memory",
             )
-        if scope.parent.get() is opened.span:
+        if scope.parent.get() is opened:
             scope.parent.set(opened.above[0])
             scope.within.set(opened.above[1])
         opened.end()
@@ -145,6 +147,7 @@ class Watch:
     def kickoff(self, crew: Any) -> tuple[Any, Callable[[], None]]:
         """The crew to run in its place, and what to call when the kickoff is over."""
         if self.captured is not None:
+            self._describe(crew)  # no request has run yet, and what it is made of is known
             self.captured.append(crew)
             raise inject.DryRun
         owner = scope.current.get()
@@ -406,7 +409,7 @@ class _Call:
         self.opened = self.watch.tool_started(self.tool, self.arguments)
         self.tokens = (
             scope.tool.set(inject.label(self.tool.name)),
-            scope.parent.set(self.opened.span),
+            scope.parent.set(self.opened),
         )
         return self
 

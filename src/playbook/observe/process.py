@@ -2,15 +2,72 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import sys
 import threading
 import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
+from types import FrameType
 from typing import Any
 
 TICK = 0.02
 """Seconds between two looks at the clock."""
+STALL = 0.25
+"""Seconds after which an event loop that does nothing is looked at."""
+_NOT_THEIRS = (
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,
+    os.path.dirname(asyncio.__file__) + os.sep,
+    "<frozen",
+)
+FRAMES = 8
+"""Frames kept of what held it, the innermost last."""
+LOOK = 0.5
+"""Seconds between two looks at where threads and tasks stand."""
+PLACES = 3
+"""Most places that are told."""
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+_PACKAGES = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
+
+
+@lru_cache(4096)
+def _whose(filename: str) -> str:
+    """``own`` code of the target, ``standard`` library, or somebody ``else``'s."""
+    if filename.startswith(_NOT_THEIRS[0]) or any(part in filename for part in _PACKAGES):
+        return "else"
+    return "standard" if filename.startswith((_STANDARD, "<")) else "own"
+
+
+def _standing(chain: Iterable[tuple[str, int, str]]) -> str:
+    """The innermost place of a stack if it is in the target's own code, or in what that code
+    waits for in the standard library; empty if others were called from there."""
+    for filename, line, name in chain:
+        whose = _whose(filename)
+        if whose == "own":
+            return f"{filename}:{line} in {name}"
+        if whose == "else":
+            return ""
+    return ""
+
+
+def _of_thread(frame: FrameType | None) -> Iterator[tuple[str, int, str]]:
+    while frame is not None:
+        yield frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name
+        frame = frame.f_back
+
+
+def _of_task(task: asyncio.Task[Any]) -> list[tuple[str, int, str]]:
+    found: list[tuple[str, int, str]] = []
+    awaited: Any = task.get_coro()
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        awaited = awaited.cr_await
+    return found[::-1]
 
 
 def _descriptors() -> int:
@@ -18,6 +75,13 @@ def _descriptors() -> int:
     for place in ("/proc/self/fd", "/dev/fd"):
         with suppress(OSError):
             return len(os.listdir(place))
+    return 0
+
+
+def _memory() -> int:
+    """Resident memory of this process in bytes; 0 where nobody can tell."""
+    with suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
@@ -29,6 +93,17 @@ class Watch:
     """
 
     def __init__(self) -> None:
+        self.beat = 0.0
+        """When the event loop last ran (`time.perf_counter`); 0 while nobody tells."""
+        self.stall: dict[str, Any] = {}
+        """The longest stall of the loop: ``seconds``, and the ``stack`` that held it."""
+        self._loop = threading.get_ident()
+        self._tasks: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):
+            self._tasks = asyncio.get_running_loop()
+        self._stood: Counter[str] = Counter()
+        self._looks = 0
+        self._memory = _memory()
         self._stop = threading.Event()
         self._stalls: list[float] = []
         self._began = time.perf_counter()
@@ -41,20 +116,60 @@ class Watch:
             before = time.perf_counter()
             self._stop.wait(TICK)
             self._stalls.append(time.perf_counter() - before - TICK)
+            self._look()
+            if time.perf_counter() - self._began > LOOK * (self._looks + 1):
+                self._see()
+
+    def _see(self) -> None:
+        """Where do all stand who call nobody: at a lock, a queue, in a loop of their own?"""
+        mine = threading.get_ident()
+        with suppress(RuntimeError):  # what runs may change while it is looked at
+            stacks = [_of_thread(f) for id, f in sys._current_frames().items() if id != mine]
+            tasks = asyncio.all_tasks(self._tasks) if self._tasks is not None else ()
+            self._stood.update(
+                place for stack in (*stacks, *map(_of_task, tasks)) if (place := _standing(stack))
+            )
+        self._looks += 1
+
+    def stood(self) -> dict[str, float]:
+        """Places in the target's own code, and how many threads and tasks stood there at the
+        mean of all looks; the most crowded first."""
+        each = self._stood.most_common(PLACES)
+        return {place: round(times / self._looks, 2) for place, times in each}
+
+    def _look(self) -> None:
+        """Who holds the event loop's thread, when it has not run for long?"""
+        held = time.perf_counter() - self.beat if self.beat else 0.0
+        if held < STALL or held < self.stall.get("seconds", 0.0):
+            return
+        frame = sys._current_frames().get(self._loop)
+        if frame is not None:
+            stack = [
+                f"{each.filename}:{each.lineno} in {each.name}"
+                for each in traceback.extract_stack(frame)
+                if not each.filename.startswith(_NOT_THEIRS)
+            ]
+            self.stall = {"seconds": round(held, 3), "stack": stack[-FRAMES:]}
 
     def stop(self) -> dict[str, Any]:
-        """CPU seconds per second, longest and 95th percentile stall in seconds, and what is held:
-        objects of the garbage collector, threads, open descriptors."""
+        """CPU seconds per second and in all, longest and 95th percentile stall in seconds, and what
+        is held: objects of the garbage collector, threads, open descriptors, resident memory
+        (bytes) and how much of it came since the start."""
+        self.beat = 0.0
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        used = time.process_time() - self._cpu  # before the collection below, which costs some
         self._stop.set()
         self._thread.join()
-        seconds = max(time.perf_counter() - self._began, 1e-9)
         stalls = sorted(self._stalls) or [0.0]
         gc.collect()  # what is left after it is held by somebody
         return {
-            "cpu": (time.process_time() - self._cpu) / seconds,
+            "cpu": used / seconds,
+            "cpu_s": used,
             "stall_s": max(stalls[-1], 0.0),
             "stall_p95_s": max(stalls[int(len(stalls) * 0.95)], 0.0),
             "objects": len(gc.get_objects()),
             "threads": threading.active_count(),
             "descriptors": _descriptors(),
+            "memory": _memory(),
+            "memory_growth": _memory() - self._memory,
         }

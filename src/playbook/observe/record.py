@@ -1,75 +1,81 @@
-"""Spans, made with the OpenTelemetry SDK, handed on as they end.
+"""Spans: what began and ended inside a request, handed on as they end.
 
-The tracer provider is our own and never the global one, so that the target's
-instrumentation and ours do not see each other.
+They are OpenTelemetry's in shape and names, and nothing of its SDK: that would cost a
+kickoff more than all the rest of seeing, and is the kit's to do (`playbook.otlp`),
+not the target's. So the target's own instrumentation and ours do not meet either.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
-
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from ..errors import classify, redact
 from . import scope
 
 Emit = Callable[[dict[str, Any]], None]
 
-
-class _Out(SpanProcessor):
-    def __init__(self, emit: Emit) -> None:
-        self.emit = emit
-
-    def on_end(self, span: ReadableSpan) -> None:
-        if not (span.attributes or {}).get(_LEFT):
-            self.emit(_plain(span, (span.end_time or 0) / 1e9))
+_LABEL = {"task": "playbook.task", "agent": "gen_ai.agent.name"}
+"""What every span below one of this kind is told, so that it can be read alone."""
+_SHORT = 200
 
 
-_LEFT = "playbook.left_open"
+@lru_cache(2048)
+def _plain(text: str) -> str:
+    return redact(text)
 
 
-def _plain(span: ReadableSpan, end: float) -> dict[str, Any]:
-    attributes = dict(span.attributes or {})
-    identity = span.get_span_context()
-    return {
-        "t": "span",
-        "id": f"{identity.span_id:016x}" if identity else "",
-        "parent": f"{span.parent.span_id:016x}" if span.parent else "",
-        "request": attributes.pop("playbook.request", ""),
-        "kind": attributes.pop("playbook.kind", ""),
-        "name": span.name,
-        "start": (span.start_time or 0) / 1e9,
-        "end": end,
-        "fault": attributes.pop("error.type", ""),
-        "attributes": attributes,
-    }
+def _clean(value: Any) -> Any:
+    """Without secrets; the same few short texts come again and again."""
+    if not isinstance(value, str):
+        return value
+    return _plain(value) if len(value) < _SHORT else redact(value)
 
 
 class Open:
     """A span that is still open. Attributes are redacted strings, numbers and booleans."""
 
-    __slots__ = ("above", "scope", "span")
+    __slots__ = (
+        "above",
+        "attributes",
+        "fault",
+        "id",
+        "kind",
+        "labels",
+        "name",
+        "parent",
+        "scope",
+        "start",
+    )
 
-    def __init__(self, span: trace.Span, owner: scope.Scope | None) -> None:
-        self.span = span
-        self.scope = owner
+    def __init__(
+        self, kind: str, name: str, start: float, owner: scope.Scope | None, parent: Open | None
+    ) -> None:
+        self.id = f"{_prefix}{next(_numbers):08x}"
+        self.parent = parent.id if parent else ""
+        self.kind, self.name, self.start, self.scope = kind, _clean(name), start, owner
+        self.labels: Mapping[str, str] = parent.labels if parent else {}
+        if kind in _LABEL:
+            self.labels = {**self.labels, _LABEL[kind]: _clean(name)}
+        self.attributes: dict[str, Any] = dict(self.labels)
+        self.fault = ""
         self.above: Any = None
         """The span that was current before, for those that begin and end in two places."""
 
     def set(self, name: str, value: Any) -> None:
         if value is not None:
-            self.span.set_attribute(name, redact(value) if isinstance(value, str) else value)
+            self.attributes[name] = _clean(value)
 
     def fail(self, kind: str, message: str = "", *, counts: bool = True) -> None:
         """Mark it failed with a fault class; one that `counts` is remembered for the request."""
-        self.span.set_attribute("error.type", kind)
+        self.fault = kind
         if message:
-            self.span.set_attribute("error.message", redact(message)[:400])
+            self.attributes["error.message"] = redact(message)[:400]
         if counts and self.scope is not None:
             self.scope.faults.append(kind)
 
@@ -77,14 +83,50 @@ class Open:
         """Canaries that passed here; those of other requests are a finding."""
         if self.scope is not None and (foreign := set(tokens) - self.scope.own):
             self.scope.foreign |= foreign
-            self.span.set_attribute("playbook.foreign", sorted(foreign))
+            known = self.attributes.get("playbook.foreign", ())
+            self.attributes["playbook.foreign"] = sorted(foreign.union(known))
 
     def end(self) -> None:
-        _open.discard(self)
-        self.span.end()
+        if self in _open:
+            _open.discard(self)
+            self.tell()
+
+    def tell(self) -> None:
+        """Hand it on as far as it came."""
+        _emit(
+            {
+                "t": "span",
+                "id": self.id,
+                "parent": self.parent,
+                "request": self.scope.request if self.scope else "",
+                "kind": self.kind,
+                "name": self.name,
+                "start": self.start,
+                "end": time.time(),
+                "fault": self.fault,
+                # A copy: another thread may still add to it.
+                "attributes": self.attributes.copy(),
+            }
+        )
 
 
 _open: set[Open] = set()
+_numbers = itertools.count()
+_prefix = ""
+
+
+def _not_installed(_message: dict[str, Any]) -> None:
+    raise RuntimeError("observe.install() has not been called in this process")
+
+
+_emit: Emit = _not_installed
+
+
+def install(emit: Emit) -> None:
+    """Send every span that ends to `emit`, as a plain dict."""
+    global _emit, _prefix
+    # Not of `random`, which a target may seed; a fork must not repeat its parent's.
+    _emit, _prefix = emit, os.urandom(4).hex()
 
 
 def leave(owner: scope.Scope) -> None:
@@ -94,10 +136,9 @@ def leave(owner: scope.Scope) -> None:
     what they were is what it waited for.
     """
     for opened in list(_open):
-        if opened.scope is owner and _out is not None and isinstance(opened.span, ReadableSpan):
-            opened.set(_LEFT, True)
-            _open.discard(opened)
-            _out.emit(_plain(opened.span, time.time()))
+        if opened.scope is owner:
+            opened.set("playbook.left_open", True)
+            opened.end()
 
 
 def give_up() -> None:
@@ -108,39 +149,17 @@ def give_up() -> None:
         opened.end()
 
 
-_tracer: trace.Tracer | None = None
-_out: _Out | None = None
-
-
-def install(emit: Emit) -> None:
-    """Send every span that ends to `emit`, as a plain dict."""
-    global _tracer, _out  # noqa: PLW0603 - one recorder a process
-    provider = TracerProvider(shutdown_on_exit=False)
-    _out = _Out(emit)
-    provider.add_span_processor(_out)
-    _tracer = provider.get_tracer("playbook")
-
-
 def begin(
     kind: str, name: str, attributes: Mapping[str, Any] | None = None, *, at: float | None = None
 ) -> Open:
     """Open a span under the current one, in the request of this context."""
-    if _tracer is None:
-        raise RuntimeError("observe.install() has not been called in this process")
-    owner = scope.current.get()
-    above = scope.parent.get()
-    context = trace.set_span_in_context(above, Context()) if above is not None else Context()
-    span = _tracer.start_span(name, context=context, start_time=int((at or time.time()) * 1e9))
-    span.set_attribute("playbook.kind", kind)
-    span.set_attribute("playbook.request", owner.request if owner else "")
-    opened = Open(span, owner)
-    _open.add(opened)
+    opened = Open(kind, name, at or time.time(), scope.current.get(), scope.parent.get())
     for key, value in (attributes or {}).items():
         opened.set(key, value)
-    if kind in ("http", "tool") and _out is not None:
+    _open.add(opened)
+    if kind in ("http", "tool"):
         # Who watches from outside must know what is open to tell a hang from a queue.
-        identity = span.get_span_context().span_id
-        _out.emit({"t": "open", "id": f"{identity:016x}", "at": time.time()})
+        _emit({"t": "open", "id": opened.id, "at": opened.start})
     return opened
 
 
@@ -148,7 +167,7 @@ def begin(
 def span(kind: str, name: str, attributes: Mapping[str, Any] | None = None) -> Iterator[Open]:
     """A span around a block; an exception marks it failed and passes on."""
     opened = begin(kind, name, attributes)
-    token = scope.parent.set(opened.span)
+    token = scope.parent.set(opened)
     try:
         yield opened
     except BaseException as error:

@@ -11,13 +11,18 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import functools
+import itertools
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from .. import inject
 
 _KEEP = "playbook_scope"
+_HANDLERS = "CrewAISyncHandler"
+"""The pool of CrewAI's event handlers, dozens a kickoff: CrewAI gives each its context itself."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,12 +45,31 @@ current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
     "playbook_scope", default=None
 )
 parent: contextvars.ContextVar[Any] = contextvars.ContextVar("playbook_parent", default=None)
-"""The open OpenTelemetry span, kept apart from the target's own OpenTelemetry context."""
+"""The open span (`record.Open`), kept apart from the target's own OpenTelemetry context."""
 within: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_within", default="")
 """``llm`` or ``memory`` while CrewAI is at work on one."""
 tool: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_tool", default="")
 """The name of the tool that runs."""
+SHORT = 0.005
+"""Seconds below which a wait is not worth a span."""
+on_queued: Callable[[float, str], None] | None = None
+"""Told in a pool's thread when a job begins that waited: when it was submitted, and to which."""
+queued: dict[int, tuple[float, str, Any, Any]] = {}
+"""Jobs that wait for a thread: since when, of which pool, in which request, under which span."""
+_numbers = itertools.count()
 _CARRIED: tuple[contextvars.ContextVar[Any], ...] = (current, parent, within, tool)
+
+
+_Context = contextvars.Context
+
+
+def _timed(
+    pool: str, number: int, asked: float, context: contextvars.Context, job: Callable[[], Any]
+) -> Any:
+    queued.pop(number, None)
+    if on_queued is not None and time.time() - asked > SHORT:
+        context.run(on_queued, asked, pool)
+    return job()
 
 
 def install() -> None:
@@ -57,14 +81,22 @@ def install() -> None:
 
     @functools.wraps(submit)
     def carried_submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if current.get() is None:
+        if current.get() is None or self._thread_name_prefix == _HANDLERS:
             return submit(self, fn, *args, **kwargs)
         self._max_workers = max(self._max_workers, inject.active.executor)
+        asked, number = time.time(), next(_numbers)
+        queued[number] = (asked, self._thread_name_prefix, current.get(), parent.get())
+        if isinstance(context := getattr(getattr(fn, "func", None), "__self__", None), _Context):
+            # `asyncio.to_thread`, which carries them itself, and is called 50 times a kickoff.
+            return submit(self, _timed, self._thread_name_prefix, number, asked, context, fn)
         values = [variable.get() for variable in _CARRIED]
 
         def job() -> Any:
+            queued.pop(number, None)
             tokens = [variable.set(value) for variable, value in zip(_CARRIED, values, strict=True)]
             try:
+                if on_queued is not None and time.time() - asked > SHORT:
+                    on_queued(asked, self._thread_name_prefix)
                 return fn(*args, **kwargs)
             finally:
                 for variable, token in zip(_CARRIED, tokens, strict=True):

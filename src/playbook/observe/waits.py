@@ -1,7 +1,8 @@
-"""The waits that CrewAI has and does not tell: its file lock, `max_rpm`, its event handlers.
+"""The waits that nobody tells: CrewAI's file lock, `max_rpm`, its event handlers, and the
+queue of a thread pool.
 
 Nothing is open on the wire meanwhile, so that without these spans the time looks lost.
-What is waited for is told by the span's name, one of `LOCK`, `MAX_RPM`, `HANDLERS`.
+What is waited for is told by the span's name: `LOCK`, `MAX_RPM`, `HANDLERS`, `QUEUE`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,32 @@ from . import record, scope
 LOCK = "crewai lock"
 MAX_RPM = "max_rpm"
 HANDLERS = "event handlers"
-_SHORT = 0.005
-"""Seconds below which a wait is not worth a span."""
+QUEUE = "executor queue"
+_BACKGROUND = ("CrewAISyncHandler", "memory-save")
+"""CrewAI's pools for what no request waits for where it is submitted."""
 
 
 def install() -> None:
     """Hook what this CrewAI has of the three; once a process."""
+    scope.on_queued = _queued
     for hook in (_lock, _max_rpm, _handlers):
         with suppress(ImportError, AttributeError):
             hook()
+
+
+def _queued(asked: float, pool: str) -> None:
+    if not pool.startswith(_BACKGROUND):
+        record.begin("wait", QUEUE, {"playbook.pool": pool}, at=asked).end()
+
+
+def give_up() -> None:
+    """Tell of the jobs that have waited for a thread until now, and of the requests they are of."""
+    for asked, pool, owner, above in list(scope.queued.values()):
+        if not pool.startswith(_BACKGROUND):
+            opened = record.Open("wait", QUEUE, asked, owner, above)
+            opened.set("playbook.pool", pool)
+            opened.set("playbook.unfinished", True)
+            opened.tell()
 
 
 @contextmanager
@@ -36,7 +54,7 @@ def _noted(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if time.time() - began > _SHORT and scope.current.get() is not None:
+        if time.time() - began > scope.SHORT and scope.current.get() is not None:
             record.begin("wait", name, at=began).end()
 
 

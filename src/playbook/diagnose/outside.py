@@ -1,0 +1,605 @@
+"""What can be known of a service from outside: an HTTP endpoint, whatever language serves it.
+
+Nothing inside is seen, so the causes are told apart by what the answers say (status,
+Retry-After, another request's canary, the time at which they end) and by experiments that
+differ in one thing only: overlap without rate, rate without overlap, fresh connections.
+What neither can tell is said in the verdict's note, with what would settle it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import classify, parse
+from ..inject import Plan
+from ..model import Finding, Outcome, Span, Suspect
+from ..runner import Run
+from ..stats import quantile
+from .crossings import crossings
+from .facts import Evidence, Sign, by_request, grows, place
+
+PLACE = "endpoint"
+PAIRS = "two at once, no faster than alone"
+"""Name of the rung that separates overlap from rate."""
+ROUND = frozenset({*range(1, 11), 12, 15, 20, 25, 26, 28, 29, *range(30, 601, 5)})
+"""Seconds that platforms take for a deadline: small whole numbers, 26, 28, 29, multiples of 5."""
+GATEWAY = frozenset({408, 504, 524, 598, 599})
+"""Statuses with which a platform says that the service took too long."""
+BROKEN = frozenset({"reset", "disconnected", "truncated", "connection-error"})
+CONNECT = frozenset({"connect-timeout", "connect-refused", "connect-failed"})
+FEW = 3
+MANY = 8
+"""Items of a list, or model calls of one request open at once, from which the fan-out itself
+is suspect."""
+BESIDE = "a page that does not exist"
+"""Name of the rung that tells a server that is held up from one that waits for others."""
+ITEMS = "the same request with one item"
+"""Name of the rung that tells whether the items of a request are worked on at once."""
+_TOLD = frozenset(
+    {
+        *("rate-limit", "quota", "context-length", "read-timeout", "pool-timeout", "deadline"),
+        *("dns", "tls", "proxy", "emfile", "out-of-memory", "storage-locked", "executor-busy"),
+        *("application-error", "side-effect-conflict", "event-loop-closed", "timeout", "auth"),
+        *("connect-timeout", "connect-refused", "reset", "disconnected", "truncated"),
+        *("bad-response", "max-iterations", "execution-timeout", "lock-timeout"),
+    }
+)
+"""Classes that the text of an error page may tell; what it got from its own dependencies."""
+
+
+def seen(run: Run) -> bool:
+    """Was this run served by an endpoint?"""
+    return any(place(span) == PLACE for span in run.spans if span.kind == "http")
+
+
+def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
+    """The fingerprint of a request that failed without another's data in it."""
+    fault = outcome.fault
+    if fault is None:
+        return Sign("deadline", PLACE)  # it ended well, and too late
+    answer = next((link for link in fault.chain if link.type == "HTTPResponse"), None)
+    if answer is None:
+        inside = any(link.type.endswith("ErrorInAnswer") for link in fault.chain)
+        plain = inside and fault.kind not in _TOLD
+        return Sign("server-error" if plain else fault.kind, PLACE)
+    status = answer.status or 500
+    body = answer.message.partition(": ")[2]
+    asked_to_wait = any("playbook.retry_after_s" in span.attributes for span in spans)
+    if status == 429 or (status == 503 and asked_to_wait):
+        told = classify(parse(body)).kind
+        return Sign("quota" if told == "quota" else "rate-limit", PLACE)
+    if status in GATEWAY or outcome.overran:
+        return Sign("deadline", PLACE)
+    told = classify(parse(body)).kind
+    if told in _TOLD:
+        return Sign(told, PLACE)
+    own = {401: "auth", 403: "auth", 404: "not-found"}
+    return Sign(own.get(status, "server-error" if status >= 500 else "bad-request"), PLACE)
+
+
+def explains_itself(run: Run) -> bool:
+    """Do the failures of the run say why, so that no experiment has to tell?"""
+    from .facts import signs
+
+    found = signs(run)
+    told = {"crossed", "deadline", "application-error", *_BY_NAME, *BROKEN, *CONNECT}
+    return bool(_at_a_deadline(found, run)) or any(each.kind in told for each in found.values())
+
+
+def unusable(run: Run) -> str:
+    """Why nothing can be learned of requests that the endpoint does not take; empty if it does."""
+    refused = [o for o in run.outcomes if not o.ok and o.fault is not None and o.fault.chain]
+    if not run.outcomes or len(refused) < len(run.outcomes):
+        return ""
+    link = refused[0].fault.chain[0] if refused[0].fault else None
+    if link is None:
+        return ""
+    if link.type.endswith("TargetError"):
+        return link.message
+    told = classify(parse(link.message.partition(": ")[2])).kind
+    if link.type != "HTTPResponse" or link.status not in _NOT_TAKEN or told in _TOLD:
+        return ""
+    said = " ".join(link.message.partition(": ")[2].split())[:120]
+    return (
+        f"the endpoint answers {link.status} to every request, also one at a time: {said!r}; "
+        "look at the URL, --method, --header and --body"
+    )
+
+
+def told_apart(runs: Sequence[Run]) -> bool:
+    """Does any answer carry what its request was sent, so that another's would be seen?"""
+    return any(outcome.canary in outcome.result for run in runs for outcome in run.outcomes)
+
+
+_NOT_TAKEN = frozenset({400, 404, 405, 406, 410, 411, 413, 415, 422})
+
+
+def joined(path: Path, runs: Sequence[Run]) -> tuple[dict[str, Sign], list[Span]]:
+    """What a service's log says of our requests, by id, and the timed calls it tells of.
+
+    Raises `playbook.captured.CapturedError`.
+    """
+    from ..captured import read
+
+    ours = {outcome.request for run in runs for outcome in run.outcomes}
+    captured = read(path)
+    spans = [span for span in captured.spans if span.request in ours]
+    inside = {span.request: Sign(span.fault, span.kind) for span in spans if span.fault}
+    said = {
+        outcome.request: Sign(outcome.fault.kind)
+        for outcome in captured.outcomes
+        if outcome.request in ours and outcome.fault is not None
+    }
+    telling = {name: each for name, each in said.items() if each.kind not in _VAGUE}
+    return {**said, **inside, **telling}, spans
+
+
+_VAGUE = frozenset({"unknown", "server-error", "timeout", "connection-error"})
+
+
+# --- which cause -----------------------------------------------------------------------------
+
+Named = list[tuple[str, float, list[Finding]]]
+
+_BY_NAME: Mapping[str, tuple[str, float]] = {
+    "rate-limit": ("provider-rate-limit", 0.8),
+    "quota": ("provider-rate-limit", 0.8),
+    "context-length": ("context-length", 0.8),
+    "pool-timeout": ("connection-pool-exhausted", 0.8),
+    "dns": ("dns-failure", 0.8),
+    "tls": ("tls-failure", 0.8),
+    "proxy": ("proxy-misroute", 0.8),
+    "emfile": ("file-descriptors-exhausted", 0.8),
+    "out-of-memory": ("resource-leak", 0.7),
+    "storage-locked": ("tool-contention", 0.7),
+    "executor-busy": ("shared-mutable-state", 0.85),
+    "side-effect-conflict": ("side-effect-duplication", 0.8),
+    "event-loop-closed": ("client-across-loops", 0.8),
+    "auth": ("provider-auth", 0.8),
+    "not-found": ("provider-auth", 0.4),
+    "bad-response": ("provider-bad-response", 0.8),
+    "max-iterations": ("agent-loop", 0.8),
+    "execution-timeout": ("deadline-not-enforced", 0.7),
+    "lock-timeout": ("crewai-lock-contention", 0.7),
+    "hung": ("no-timeout", 0.7),
+    "worker-died": ("unknown", 0.3),
+}
+"""What a failure that names itself means."""
+
+
+def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Suspect]:
+    """The causes that could have made these failures of `run`, likeliest first."""
+    from .rules import layer_of
+
+    scores: dict[str, float] = {}
+    findings: dict[str, list[Finding]] = {}
+    late = _at_a_deadline(found, run)
+    logged = {name: each for name, each in evidence.inner.items() if name in found}
+    for one, times in Counter(found.values()).most_common():
+        for cause, weight, texts in _causes(one, found, run, evidence, late):
+            scores[cause] = scores.get(cause, 0.0) + weight * times / len(found)
+            text = f"{times} of {len(run.outcomes)} requests at {run.concurrency} at once: {one}"
+            findings.setdefault(cause, []).append(Finding(text, "sweep"))
+            findings[cause] += texts
+    for cause, score, told in _logged(logged, found, evidence):
+        # What the service's own log says of these very requests is nearer to the truth.
+        scores = {name: min(each, score - 0.15) for name, each in scores.items()} | {cause: score}
+        findings.setdefault(cause, [])[:0] = [told]
+    if "worker-exit" in scores:
+        # Whatever broke together with the process broke because of it.
+        scores = {name: min(each, 0.4) for name, each in scores.items()} | {"worker-exit": 0.8}
+        text = "it answered before and then took no connection any more: its process ended"
+        findings["worker-exit"].append(Finding(text, "sweep"))
+    if any(each.kind == "crossed" for each in found.values()):
+        # Nothing else puts one request's data into another's answer: the rest follows from it.
+        scores = {name: min(each, 0.4) for name, each in scores.items()}
+        scores["shared-mutable-state"] = 0.85
+        findings["shared-mutable-state"] += crossings(run)[:2]
+    return sorted(
+        (
+            Suspect(
+                cause, layer_of(cause), round(min(score, 0.85), 3), tuple(_once(findings[cause]))
+            )
+            for cause, score in scores.items()
+        ),
+        key=lambda item: -item.score,
+    )
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    return list({found.finding: found for found in findings}.values())
+
+
+def _causes(
+    one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence, late: list[Finding]
+) -> Named:
+    kind = one.kind
+    if kind == "crossed":
+        return [("shared-mutable-state", 0.85, _serial(evidence))]
+    overdue = kind == "deadline" or (late and kind in {"server-error", *BROKEN})
+    if overdue and (held := _held_up(evidence)):
+        texts = late or _overruns(found, run, evidence)
+        return [
+            ("event-loop-blocked", 0.8, [*held, *texts]),
+            ("cpu-saturation", 0.5, held),
+            ("platform-timeout", 0.5, texts),
+        ]
+    if kind == "deadline":
+        texts = late or _overruns(found, run, evidence)
+        growth = _growth(run, evidence)
+        slow: Named = [("provider-slow", 0.45, growth)] if growth else []
+        return [("platform-timeout", 0.8, [*texts, *growth]), *slow]
+    if late and kind in {"server-error", *BROKEN}:
+        growth = _growth(run, evidence)
+        return [("platform-timeout", 0.8, [*late, *growth]), ("provider-slow", 0.35, growth)]
+    if kind in ("read-timeout", "timeout"):
+        # Somebody inside gave up on a call, and says so.
+        growth, said = _growth(run, evidence), _words(found, run, one)
+        if growth:
+            return [("provider-slow", 0.7, [*growth, *said]), ("llm-timeout-too-low", 0.5, said)]
+        return [("llm-timeout-too-low", 0.65, said), ("provider-slow", 0.5, said)]
+    if kind in BROKEN:
+        return [("unstable-connection", 0.8, _reuse(run))]
+    if kind in CONNECT:
+        if kind == "connect-refused" and _ended(evidence):
+            return [("worker-exit", 0.8, [])]
+        return [("connect-failure", 0.8, _below(evidence))]
+    if kind in _BY_NAME:
+        cause, weight = _BY_NAME[kind]
+        if cause != "provider-rate-limit":
+            return [(cause, weight, [*_below(evidence), *_words(found, run, one)])]
+        limit: Named = [(cause, weight, [*_asked(run), *_words(found, run, one)])]
+        return [*_fan_out(evidence, 0.82, limit[0][2]), *limit]
+    return _unnamed(one, found, run, evidence)
+
+
+def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence) -> Named:
+    """A failure that does not say why: overlap, rate, or neither has to decide."""
+    said = _words(found, run, one)
+    alone = evidence.alone
+    here = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
+    if alone is None or run.concurrency == 1 or _share(alone) > 0.5 * here:
+        rate = f"{_share(alone):.0%} one at a time" if alone is not None else "one at a time too"
+        if here == 1.0 or one.kind == "bad-request":
+            return [("unknown", 0.5, said)]
+        text = Finding(f"load does not matter much: it fails in {rate}, {here:.0%} here", "sweep")
+        return [("provider-5xx", 0.6, [text, *said])]
+    pairs = next((rung for rung in evidence.ladder.rungs if rung.name == PAIRS), None)
+    apart = [Finding(f"{pairs.name}: {pairs.detail}", "isolate")] if pairs is not None else []
+    texts = [*_serial(evidence), *apart, *said]
+    if one.kind == "application-error":
+        # Its own code met data that it did not expect, and only when requests overlap.
+        return [("shared-mutable-state", 0.75, texts)]
+    if pairs is not None and pairs.failures >= 2:
+        return [("shared-mutable-state", 0.75, texts), ("provider-rate-limit", 0.3, [])]
+    tries = _tried_inside(found, run)
+    limited = 0.65 if tries else 0.55
+    return [
+        *_fan_out(evidence, 0.7, texts),
+        ("provider-rate-limit", limited, [*texts, *tries]),
+        ("shared-mutable-state", 0.5 if pairs is None else 0.35, texts),
+    ]
+
+
+def _fan_out(evidence: Evidence, weight: float, texts: list[Finding]) -> Named:
+    """The cause where a request was seen to work on all items of its list at once."""
+    return [
+        (
+            "unbounded-parallelism",
+            weight,
+            [Finding(f"{rung.name}: {rung.detail}", "isolate"), *texts],
+        )
+        for rung in evidence.ladder.rungs
+        if rung.name == ITEMS and rung.status == "slow"
+    ]
+
+
+def late(run: Run) -> bool:
+    """Do requests fail because of the time they take?"""
+    from .facts import signs
+
+    found = signs(run)
+    return bool(_at_a_deadline(found, run)) or any(
+        each.kind in ("deadline", "timeout", "read-timeout") for each in found.values()
+    )
+
+
+def _held_up(evidence: Evidence) -> list[Finding]:
+    """Does the server make even a page wait that needs nothing?"""
+    return [
+        Finding(f"{rung.name} takes {rung.detail}: the server itself is held up", "isolate")
+        for rung in evidence.ladder.rungs
+        if rung.name == BESIDE and rung.status == "slow"
+    ]
+
+
+def _ended(evidence: Evidence) -> bool:
+    """Did it answer, and never again after it first refused a connection?"""
+    every = [outcome for run in evidence.runs for outcome in run.outcomes]
+    refused = [
+        outcome.start
+        for outcome in every
+        if outcome.fault is not None and outcome.fault.kind == "connect-refused"
+    ]
+    good = [outcome.start for outcome in every if outcome.ok]
+    return bool(good and refused) and max(good) < max(refused)
+
+
+def _share(run: Run) -> float:
+    return sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
+
+
+def _serial(evidence: Evidence) -> list[Finding]:
+    alone = evidence.alone
+    if alone is None or any(outcome.failed for outcome in alone.outcomes):
+        return []
+    return [Finding(f"none of {len(alone.outcomes)} requests fails one at a time", "sweep")]
+
+
+def _words(found: Mapping[str, Sign], run: Run, one: Sign) -> list[Finding]:
+    """What the failures themselves say, the most frequent first."""
+    said = [
+        outcome.fault.message
+        for outcome in run.outcomes
+        if outcome.fault is not None and found.get(outcome.request) == one
+    ]
+    return [
+        Finding(f"{times} × {text[:160]}", "outcomes")
+        for text, times in Counter(said).most_common(1)
+    ]
+
+
+def _asked(run: Run) -> list[Finding]:
+    waits = [
+        float(span.attributes["playbook.retry_after_s"])
+        for span in run.spans
+        if "playbook.retry_after_s" in span.attributes
+    ]
+    if not waits:
+        return []
+    return [Finding(f"{len(waits)} answers ask to wait {max(waits):g} s (Retry-After)", "spans")]
+
+
+def _below(evidence: Evidence) -> list[Finding]:
+    return [
+        Finding(f"{rung.name}: {rung.detail}", "isolate")
+        for rung in evidence.ladder.rungs
+        if rung.layer == "network" and rung.failures
+    ]
+
+
+def _reuse(run: Run) -> list[Finding]:
+    broken = [s for s in run.spans if place(s) == PLACE and s.fault in BROKEN]
+    reused = sum(bool(span.attributes.get("playbook.reused")) for span in broken)
+    text = f"{len(broken)} connections broke; {reused} of them had served a request before"
+    return [Finding(text, "spans")] if broken else []
+
+
+def _growth(run: Run, evidence: Evidence) -> list[Finding]:
+    """Do the requests take longer under load?"""
+    alone = evidence.alone
+    if alone is None or alone is run:
+        return []
+    before = [outcome.seconds for outcome in alone.outcomes]
+    many = [outcome.seconds for outcome in run.outcomes]
+    if not grows(before, many):
+        return []
+    text = f"a request takes {quantile(before, 0.5):.2f} s alone, {quantile(many, 0.5):.2f} s here"
+    return [Finding(text, "sweep")]
+
+
+def _overruns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Finding]:
+    times = [o.seconds for o in run.outcomes if o.request in found]
+    if evidence.deadline_s:
+        text = f"{len(times)} requests take longer than the deadline of {evidence.deadline_s:g} s"
+        return [Finding(text, "outcomes")]
+    text = f"answered as too late by a platform, after {quantile(times, 0.5):.2f} s at the median"
+    return [Finding(text, "outcomes")]
+
+
+def _at_a_deadline(found: Mapping[str, Sign], run: Run) -> list[Finding]:
+    """Failures that end together at a round number of seconds, and nothing that takes longer."""
+    ended = sorted(
+        outcome.seconds
+        for outcome in run.outcomes
+        if found.get(outcome.request, Sign("")).kind in {"server-error", "deadline", *BROKEN}
+    )
+    if len(ended) < FEW:
+        return []
+    limit = min(ROUND, key=lambda second: abs(second + 0.05 - quantile(ended, 0.5)))
+    # A little above the limit: the answer is written after the deadline has struck.
+    near = [each for each in ended if -0.05 <= each - limit <= 0.25 + 0.01 * limit]
+    longer = sum(outcome.ok and outcome.seconds > 1.02 * limit + 0.05 for outcome in run.outcomes)
+    # Beyond chance: so many ends within a few hundredths of each other.
+    together = quantile(near, 0.9) - quantile(near, 0.1) < max(0.15, 0.02 * limit) if near else 0
+    if len(near) < 0.8 * len(ended) or longer or not together:
+        return []
+    text = f"{len(near)} of {len(ended)} failures end at {limit} s, and no request takes longer"
+    return [Finding(text, "outcomes")]
+
+
+def _tried_inside(found: Mapping[str, Sign], run: Run) -> list[Finding]:
+    """Failures that take longer than answers: something inside was tried again first."""
+    good = [outcome.seconds for outcome in run.outcomes if outcome.ok]
+    bad = [outcome.seconds for outcome in run.outcomes if outcome.request in found]
+    if not good or not grows(good, bad):
+        return []
+    text = (
+        f"failures take {quantile(bad, 0.5):.2f} s and answers {quantile(good, 0.5):.2f} s: "
+        "something inside is tried again before it fails"
+    )
+    return [Finding(text, "outcomes")]
+
+
+# --- the service's own log -------------------------------------------------------------------
+
+
+def _at_once(spans: Sequence[Span]) -> int:
+    """The most model calls of one request that were open at one moment, by its log."""
+    calls = [span for span in spans if span.kind in ("llm", "http")]
+    edges = sorted(edge for span in calls for edge in ((span.start, 1), (span.end, -1)))
+    now = most = 0
+    for _, step in edges:
+        now += step
+        most = max(most, now)
+    return most
+
+
+def _logged(
+    logged: Mapping[str, Sign], found: Mapping[str, Sign], evidence: Evidence
+) -> list[tuple[str, float, Finding]]:
+    """The cause that the log lines of the failing requests name, if most of them name one."""
+    from .rules import SIMPLE
+
+    known = {name: each for name, each in logged.items() if each.kind not in ("unknown", "hung")}
+    if len(known) < min(FEW, len(found)):
+        return []
+    kind, times = Counter(each.kind for each in known.values()).most_common(1)[0]
+    text = f"the log has {times} of {len(found)} failing requests by their id: {kind} inside"
+    wide = max((_at_once(own) for own in by_request(evidence.logged).values()), default=0)
+    if wide >= MANY:
+        more = f"{text}; one request opens {wide} model calls at once"
+        return [("unbounded-parallelism", 0.85, Finding(more, "logs"))]
+    cause = {
+        "application-error": "shared-mutable-state",
+        "read-timeout": "provider-slow",
+        "timeout": "provider-slow",
+        "deadline": "platform-timeout",
+        "tool-error": "tool-error",
+    }.get(kind) or SIMPLE.get(kind)
+    alone = evidence.alone
+    if kind == "application-error" and alone is not None and _share(alone) > 0:
+        cause = "unknown"  # it fails without any overlap as well
+    return [(cause, 0.85, Finding(text, "logs"))] if cause else []
+
+
+# --- what the kit itself can change from outside ---------------------------------------------
+
+
+def pace(run: Run, alone_s: float) -> Plan:
+    """Requests that may overlap, but begin no faster than they do one at a time."""
+    answered = sum(outcome.ok for outcome in run.outcomes)
+    seconds = max((o.end for o in run.outcomes), default=0.0) - min(
+        (o.start for o in run.outcomes), default=0.0
+    )
+    # What the failing run itself got through in a second is an upper bound of what is allowed.
+    allowed = seconds / answered if answered else 0.0
+    return Plan(pace_s=round(min(max(alone_s, allowed, 0.02), 5.0), 3))
+
+
+Experiment = tuple[str, Plan, int | None, bool]
+
+
+def experiments(
+    cause: str, run: Run, found: Sequence[Sign], single: Run | None
+) -> list[Experiment]:
+    """What takes this cause away from outside: name, plan, concurrency, and whether it trades."""
+    alone: Experiment = ("one request at a time", Plan(), 1, False)
+    # Where the requests of the sweep fail one at a time too, nothing is to be learned from it.
+    clean = single is None or not any(outcome.failed for outcome in single.outcomes)
+    many = [alone] if run.concurrency > 1 and clean else []
+    if cause == "provider-rate-limit":
+        asked = any("playbook.retry_after_s" in span.attributes for span in run.spans)
+        wait = ("429 waited out (Retry-After)", Plan(retry=("rate-limit", "server-error")), None)
+        fast = [outcome.seconds for outcome in run.outcomes if outcome.ok]
+        slow = pace(run, quantile(fast, 0.5))
+        paced = (f"one request each {slow.pace_s:g} s, overlap allowed", slow, None, False)
+        return [*([(*wait, False)] if asked else []), paced]
+    if cause == "unstable-connection":
+        again = ("the broken requests made again", Plan(retry=tuple(sorted(BROKEN))), None, False)
+        return [("no connection used twice", Plan(no_reuse=True), None, False), again]
+    if cause == "provider-5xx":
+        retry = Plan(retry=("server-error",))
+        return [("the failed requests made again", retry, None, False)]
+    if cause == "platform-timeout" and any(each.kind == "deadline" for each in found):
+        longer: Experiment = ("a deadline 4 times as long", Plan(deadline_factor=4.0), None, False)
+        overran = any(outcome.overran for outcome in run.outcomes)
+        return [*([longer] if overran else []), *many]
+    if cause == "unbounded-parallelism":
+        return [("each list in the request cut to one item", Plan(shorten=1), None, False), *many]
+    if cause in _NEEDS_LOAD:
+        return many
+    return []
+
+
+_NEEDS_LOAD = frozenset(
+    {
+        *("shared-mutable-state", "platform-timeout", "provider-slow", "event-loop-blocked"),
+        "cpu-saturation",
+        *("connection-pool-exhausted", "tool-contention", "file-descriptors-exhausted"),
+    }
+)
+"""Causes that one request at a time does not meet."""
+
+
+def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidence) -> list[Suspect]:
+    """No surer than the outside allows: less load makes many a failure go away.
+
+    A cause that the answers or the log name, or that only an experiment of its own takes
+    away, may keep its score.
+    """
+    kinds = {each.kind for each in found.values()}
+    if evidence.inner or kinds & {"crossed", *_BY_NAME, *BROKEN, *CONNECT, "application-error"}:
+        return list(ranked)
+    most = {
+        "provider-rate-limit": 0.7,
+        "shared-mutable-state": 0.85,
+        "platform-timeout": 0.9,
+        "unbounded-parallelism": 0.8,
+        "provider-slow": 0.7,
+        "event-loop-blocked": 0.85,
+    }
+    return [
+        replace(each, score=min(each.score, most.get(each.cause, each.score))) for each in ranked
+    ]
+
+
+# --- what cannot be known from outside -------------------------------------------------------
+
+_SETTLES: Mapping[str, str] = {
+    "shared-mutable-state": "which object is shared cannot be seen from outside; log the request "
+    "id and the customer id on every line inside: one request's lines with another's id name it, "
+    "or triage the handler in process (app.module:handler)",
+    "provider-rate-limit": "whether the limit is the provider's or the service's own cannot be "
+    "seen from outside; the log lines of outbound calls settle it: a 429 there is the provider's",
+    "unstable-connection": "whether the service or something in front of it closes the connection "
+    "cannot be seen from outside; compare the idle timeouts of each hop, and the access log: no "
+    "line for the broken request means that it never arrived",
+    "platform-timeout": "what the time is spent on cannot be seen from outside; log the duration "
+    "of every outbound call, or triage the handler in process with --deadline",
+    "provider-slow": "which dependency is slow cannot be seen from outside; log the duration of "
+    "every outbound call",
+    "provider-5xx": "whether the service or something it calls fails cannot be seen from outside; "
+    "the log line of the failing request, with its nested causes, settles it",
+    "provider-auth": "whether the request's credentials or the service's own to its provider are "
+    "refused is in the log of its outbound calls",
+    "event-loop-blocked": "what holds the server up (one long callback, a full CPU, no worker "
+    "left) cannot be seen from outside; a CPU profile of the process under load settles it",
+    "no-timeout": "which call inside never ends cannot be seen from outside; log the start and "
+    "the end of every outbound call",
+    "unbounded-parallelism": "the calls of one request are counted in its log, not from outside",
+}
+_ELSE = (
+    "what happens inside the service cannot be seen from outside; its log lines for the failing "
+    "requests (they carry our x-request-id: give the file with --logs), or the handler triaged in "
+    "process, would settle it"
+)
+
+
+def note(cause: str, *, logs: Path | None, joined: bool, others: Sequence[Suspect] = ()) -> str:
+    """What the verdict of a service leaves open, and what would settle it.
+
+    `others` are the causes that were thought of, with their scores.
+    """
+    if joined:
+        return f"{logs} was joined by request id"
+    text = _SETTLES.get(cause, _ELSE)
+    if logs is not None:
+        text = f"no line of {logs} carries one of our request ids (x-request-id); {text}"
+    elif text is not _ELSE:
+        text += "; give the log with --logs (its lines carry our x-request-id)"
+    near = [each.cause for each in others if each.cause != cause and each.score >= 0.3]
+    return f"{text}; not ruled out: {', '.join(near)}" if near else text

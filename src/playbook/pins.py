@@ -1,0 +1,48 @@
+"""Under `Plan.pin` a host's address is looked up once and kept: the resolver is out of the way."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+TRIES = 5
+"""Lookups until one succeeds; a resolver that never knows the name is not cured by asking."""
+_kept: dict[Any, Any] = {}
+_turn = threading.Lock()
+_ours: Any = None
+"""The function that keeps addresses, while it stands in the resolver's place."""
+
+
+def use(pin: bool) -> None:
+    """Keep addresses from now on, or ask the resolver again as the target would."""
+    global _ours  # noqa: PLW0603
+    if pin and _ours is None:
+        # Around whatever stands there now: the target may have put a resolver of its own.
+        socket.getaddrinfo = _ours = _pinned(socket.getaddrinfo)
+    elif not pin and _ours is not None:
+        resolver = _ours.__wrapped__
+        if socket.getaddrinfo is _ours:  # and not what somebody has put there since
+            socket.getaddrinfo = resolver
+        _ours = None
+        _kept.clear()
+
+
+def _pinned(lookup: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(lookup)
+    def pinned(*args: Any, **kwargs: Any) -> Any:
+        asked = (args, tuple(sorted(kwargs.items())))
+        with _turn:
+            for left in reversed(range(TRIES)):
+                if asked in _kept:
+                    break
+                try:
+                    _kept[asked] = lookup(*args, **kwargs)
+                except socket.gaierror:
+                    if not left:
+                        raise
+            return _kept[asked]
+
+    return pinned
