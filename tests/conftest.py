@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,33 @@ import pytest
 from playbook import lab, runner, target
 from playbook.worker import QUIET
 
+OUTSIDE = dict(os.environ)
+"""The environment as it was: tests that fetch something must not meet the proxy of others."""
 # Before any test module imports crewai, which reads some of these at import.
 os.environ.update(QUIET)
 
 HERE = Path(__file__).parent
 KEY = "sk-playbooktests0123456789abcdefghij"
 """The key that the targets get: it must be found in no message and no file."""
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Await a condition; the seconds are only how long a failing test takes."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        threading.Event().wait(0.02)
+    return True
+
+
+def gone(pid: int) -> bool:
+    """No such process, or one that only waits to be reaped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +70,21 @@ def no_network(provider: lab.Lab) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
+
+
+CALM = {
+    *("test_audit.py", "test_catalogue.py", "test_cli.py", "test_crewai_facts.py"),
+    *("test_lab_contract.py", "test_lab_providers.py", "test_observe.py"),
+    *("test_observe_libraries.py", "test_worker_needs.py", "test_lab_completeness.py"),
+    *("test_inject.py", "test_plugin.py", "test_seen.py"),
+}
+"""End to end, and nothing in them depends on how long something takes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in CALM:
+            item.add_marker("calm")
 
 
 class Starter:

@@ -7,20 +7,25 @@ from types import SimpleNamespace
 
 from playbook.model import (
     Audit,
+    Check,
     Comparison,
     Cost,
     Count,
     Fault,
     Finding,
+    Gate,
     Ladder,
     Level,
     Link,
+    Orphan,
     Outcome,
+    Part,
     Proof,
     Record,
     Reduction,
     Reintroduction,
     Rung,
+    Seen,
     Setting,
     Span,
     Suspect,
@@ -114,7 +119,7 @@ REDUCTION = Reduction(
         Trial("agent:researcher", "without", 20, 8, "innocent"),
         Trial("tool:CaseTool", "without", 44, 0, "needed"),
         Trial("concurrency:10", "without", 60, 0, "needed"),
-        Trial("delegation", "without", 60, 12, "undecided"),
+        Trial("delegation", "without", 60, 12, "undecided", 25),
     ),
     script="minimal.py",
     script_checked=True,
@@ -273,15 +278,58 @@ def spans_of(outcome: Outcome) -> tuple[Span, ...]:
 OUTCOMES = requests()
 SPANS = tuple(span for outcome in OUTCOMES for span in spans_of(outcome))
 
+SEEN = Seen(
+    requests=60,
+    spans=841,
+    found=840,
+    orphans=(Orphan("http", "GET /health", 1),),
+    alone=1,
+    loaded=50,
+    parts=(
+        Part("provider", "http", "POST /v1/chat/completions", 190, 13, 0.41, 8.2, 21.4),
+        Part("tool", "tool", "read_record", 60, 0, 0.02, 0.03, 0.05),
+        Part("orchestration", "wait", "crewai lock", 55, 0, None, 1.25, 3.5),
+    ),
+)
+GATE = Gate(
+    "broken",
+    1,
+    (
+        Check(
+            "failures<1% at 50",
+            "broken",
+            "at 50, 71 of 100 failed (95 %: 61 % to 80 %)",
+            0,
+        ),
+        Check(
+            "p95<8s at 50",
+            "holds",
+            "at 50, p95 2.4 s, 0 of 50 took longer than 8.0 s (95 %: at most 7.1 %); 5 % may; "
+            "about 22 more would decide (--requests-per-level 72)",
+            22,
+        ),
+        Check("rps>2 at 50", "undecided", "at 50, 1.9 requests per second (95 %: 1.5 to 2.4)", 90),
+        Check("no shared state", "broken", "shared-mutable-state is proven by fresh instances"),
+        Check(
+            "no worse at 10 than the baseline",
+            "broken",
+            "failed 0 of 40 → 13 of 40 is worse (p = 4.6e-05); p95 1.1 s → 1.2 s; "
+            "provider calls per request 2 → 2",
+        ),
+    ),
+)
+
 RECORD = Record(
     target="app/crew.py:build_crew",
     directory="playbook-case",
     audit=AUDIT,
     sweep=SWEEP,
+    seen=SEEN,
     ladder=LADDER,
     reduction=REDUCTION,
     reintroduction=REINTRODUCTION,
     verdict=VERDICT,
+    gate=GATE,
     outcomes=OUTCOMES,
     spans=SPANS,
 )

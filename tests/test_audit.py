@@ -13,6 +13,7 @@ from conftest import Starter
 
 from playbook import audit, lab
 from playbook.audit import budget, environment, handler, items
+from playbook.case import Case
 from playbook.model import Audit, Setting
 
 pytestmark = pytest.mark.e2e
@@ -621,8 +622,24 @@ def test_a_blocking_call_on_the_event_loop_is_told_though_the_crew_is_not_reache
         @retry(stop=stop_after_attempt(4) | stop_after_delay(60))
         def target(inputs): return crew().kickoff(inputs=inputs)
         """,
+        """
+        import functools
+        def again(max_tries):
+            def decorate(function):
+                @functools.wraps(function)
+                def wrapper(*args):
+                    for left in reversed(range(max_tries)):
+                        try:
+                            return function(*args)
+                        except Exception:
+                            if not left: raise
+                return wrapper
+            return decorate
+        @again(4)
+        def target(inputs): return crew().kickoff(inputs=inputs)
+        """,
     ],
-    ids=["loop", "tenacity"],
+    ids=["loop", "tenacity", "a decorator of their own"],
 )
 def test_the_handlers_own_retries_multiply(app: Read, retry: str) -> None:
     found = app(retry)
@@ -646,6 +663,48 @@ def test_a_loop_over_work_is_no_retry(app: Read) -> None:
         """
     )
     assert found.calls_worst == 2 * 3 * 3
+
+
+def test_a_fan_out_without_a_bound_is_told(app: Read) -> None:
+    source = """
+    import asyncio
+    {bound}
+    async def line(inputs): {guard}
+    async def target(inputs):
+        asyncio.get_running_loop().set_default_executor(None)
+        return await asyncio.gather(*(line(inputs) for _ in range(40)))
+    """
+    free = app(source.format(bound="", guard="return await crew().kickoff_async(inputs=inputs)"))
+    assert alarms(free)["handler: asyncio.gather(*…)"] == ("warning", "unbounded-parallelism")
+    held = """
+        async with SLOTS:
+            return await crew().kickoff_async(inputs=inputs)"""
+    kept = app(source.format(bound="SLOTS = asyncio.Semaphore(4)", guard=held))
+    assert "handler: asyncio.gather(*…)" not in alarms(kept)
+
+
+def test_pools_are_held_against_the_load_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    path.write_text(
+        dedent(
+            """
+            from concurrent.futures import ThreadPoolExecutor
+            from crewai import Agent, Crew, LLM, Task
+            pool = ThreadPoolExecutor(20)
+            llm = LLM("gpt-4o-mini", timeout=20, api_key="sk-none")
+            def crew():
+                writer = Agent(role="w", goal="g", backstory="b", llm=llm)
+                task = Task(description="d", expected_output="o", agent=writer)
+                return Crew(agents=[writer], tasks=[task])
+            def target(inputs): return pool.submit(lambda: crew().kickoff(inputs=inputs)).result()
+            """
+        )
+    )
+    told = {}
+    for levels in ((1, 10), (1, 50)):
+        with Case(f"{path}:target", levels=levels, directory=tmp_path / str(levels[-1])) as case:
+            told[levels[-1]] = "handler: pool.submit(…)" in alarms(case.audit())
+    assert told == {10: False, 50: True}
 
 
 def test_a_small_pool_of_threads_is_told(app: Read) -> None:

@@ -1,4 +1,9 @@
-"""The panel as a person meets it: JupyterLab in Chromium, with the mouse and with the keyboard."""
+"""The panel as a person meets it: JupyterLab, Notebook 7 and Voila in Chromium.
+
+One server serves all three. JupyterLab is used with the mouse and with the keyboard, in
+light; Notebook 7 goes on with the same kernel, in dark; Voila starts its own.
+Screenshots are kept in ``out/browser``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,8 @@ import pytest
 
 nbformat = pytest.importorskip("nbformat")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
+for front_end in ("jupyterlab", "notebook", "voila"):
+    pytest.importorskip(front_end, reason=f"{front_end} is not installed")
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -29,54 +35,63 @@ if CHROMIUM is None:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[1]
-PICTURES = os.environ.get("PLAYBOOK_PICTURES")
-"""A folder for screenshots, to look at; none are taken without."""
+PICTURES = ROOT / "out" / "browser"
 LONG = 90_000
 """Milliseconds within which CrewAI has loaded and a level has run on a busy machine."""
+REACTS = 1_000
+"""Milliseconds within which Stop is answered; a tenth of it where nothing else is at work."""
+PANEL = 'case = pb.open_case("drill:shared-state", max_seconds=600)\ncase.audit();'
 
 
-def front(path: Path) -> None:
-    """The triage notebook up to its panel, not yet run."""
-    notebook = nbformat.read(ROOT / "notebooks" / "00_triage.ipynb", as_version=4)
-    last = next(
-        i
-        for i, cell in enumerate(notebook.cells)
-        if "pb.panel(" in cell.source or "panel(case" in cell.source
-    )
-    notebook.cells = [
-        cell for cell in notebook.cells[: last + 1] if "case.audit()" not in cell.source
+def write(path: Path) -> None:
+    """A notebook with the panel, as the triage notebook has it."""
+    sources = [
+        "import playbook as pb",
+        PANEL,
+        "view = pb.panel(case, levels=(1, 10))\nview",
+        "view.start().wait(120)",
     ]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    notebook.cells.append(nbformat.v4.new_code_cell("view.start().wait(120)"))
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {
+        "name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python",
+    }  # fmt: skip
     nbformat.write(notebook, path)
+    notebook.cells = notebook.cells[:-1]  # Voila runs them all before it shows anything
+    nbformat.write(notebook, path.with_name("dashboard.ipynb"))
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory) -> Iterator[str]:
-    """Address of a JupyterLab whose folder holds the front of the triage notebook."""
-    home = tmp_path_factory.mktemp("lab")
-    (home / "work").mkdir()
-    front(home / "work" / "triage.ipynb")
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(
+def settings(tmp_path_factory) -> Path:
+    """The settings that JupyterLab and Notebook 7 share."""
+    folder = tmp_path_factory.mktemp("settings") / "@jupyterlab" / "apputils-extension"
+    folder.mkdir(parents=True)
+    (folder / "notification.jupyterlab-settings").write_text(
         '{"fetchNews": "false", "checkForUpdates": false}'
     )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, settings) -> Iterator[str]:
+    """Address of a Jupyter server with all three; ``{}`` is where the path goes."""
+    home = tmp_path_factory.mktemp("jupyter")
+    (home / "work").mkdir()
+    write(home / "work" / "panel.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(8)
-    with (home / "lab.log").open("w") as log:
+    with (home / "server.log").open("w") as log:
         server = subprocess.Popen(
             [
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
                 f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--ip=127.0.0.1",
                 f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={home / 'work'}",
                 "--LabApp.extension_manager=readonly",
-                f"--LabApp.user_settings_dir={home / 'settings'}",
+                f"--LabApp.user_settings_dir={settings.parents[1]}",
                 f"--LabApp.workspaces_dir={home / 'workspaces'}",
+                "--VoilaConfiguration.theme=dark",
             ],
             env={
                 **os.environ,
@@ -90,18 +105,18 @@ def lab(tmp_path_factory) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        status = f"http://127.0.0.1:{port}/api/status?token={token}"
+        address = f"http://127.0.0.1:{port}/{{}}?token={token}"
         until = time.monotonic() + 60
         while True:
             try:
-                urllib.request.urlopen(status, timeout=5).close()
+                urllib.request.urlopen(address.format("api/status"), timeout=5).close()
                 break
             except OSError:
-                text = (home / "lab.log").read_text()
-                assert server.poll() is None, f"JupyterLab ended: {text[-2000:]}"
-                assert time.monotonic() < until, f"JupyterLab does not answer: {text[-2000:]}"
+                text = (home / "server.log").read_text()
+                assert server.poll() is None, f"the server ended: {text[-2000:]}"
+                assert time.monotonic() < until, f"the server does not answer: {text[-2000:]}"
                 time.sleep(0.1)  # between two questions to a server that is starting
-        yield f"http://127.0.0.1:{port}/lab/tree/triage.ipynb?token={token}"
+        yield address
     finally:
         server.terminate()
         try:
@@ -112,33 +127,57 @@ def lab(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page(lab, tmp_path_factory) -> Iterator[playwright.Page]:
-    """The notebook in Chromium, with every cell up to the panel run."""
+def browser(tmp_path_factory) -> Iterator[playwright.BrowserContext]:
+    PICTURES.mkdir(parents=True, exist_ok=True)
     with playwright.sync_playwright() as play:
         context = play.chromium.launch_persistent_context(
             str(tmp_path_factory.mktemp("chromium")),
             executable_path=CHROMIUM,
             headless=True,
-            viewport={"width": 1280, "height": 900},
+            viewport={"width": 1280, "height": 1100},
             args=[
                 "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
             ],
         )  # fmt: skip
-        page = context.pages[0]
-        page.set_default_timeout(30_000)
-        page.goto(lab)
-        page.locator(".jp-Notebook").wait_for(timeout=60_000)
-        playwright.expect(page.locator(".jp-NotebookPanel-toolbar")).to_contain_text(
-            "Python 3", timeout=60_000
-        )
-        yield page
+        context.set_default_timeout(30_000)
+        yield context
         context.close()
 
 
-def picture(page, name: str) -> None:
-    if PICTURES:
-        page.screenshot(path=f"{PICTURES}/{name}.png")
+@pytest.fixture(scope="module")
+def page(server, browser) -> playwright.Page:
+    """The notebook in JupyterLab, not yet run."""
+    page = browser.pages[0]
+    page.goto(server.format("lab/tree/panel.ipynb"))
+    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    playwright.expect(page.locator(".jp-NotebookPanel-toolbar")).to_contain_text(
+        "Python 3", timeout=60_000
+    )
+    return page
+
+
+# What a person sees and does --------------------------------------------------------
+
+
+def button(page, name: str) -> playwright.Locator:
+    return page.get_by_role("button", name=name, exact=True).and_(page.locator(".widget-button"))
+
+
+def status(page) -> playwright.Locator:
+    return page.get_by_role("status").filter(
+        has_text=re.compile(r"Ready|Running|Done|Stop|Starting")
+    )
+
+
+def figure(page, words: str) -> playwright.Locator:
+    return page.get_by_role("img", name=re.compile(words))
+
+
+def fill(page, label: str, value: str) -> None:
+    control = page.get_by_label(re.compile(label))
+    control.fill(value)
+    control.press("Tab")
 
 
 def run_all_but_last(page) -> None:
@@ -151,85 +190,151 @@ def run_all_but_last(page) -> None:
     page.get_by_text("Run All Above Selected Cell").click()
 
 
-def status(page) -> playwright.Locator:
-    return page.get_by_role("status").filter(
-        has_text=re.compile(r"Ready|Running|Done|Stop|Starting")
+def picture(page, name: str) -> None:
+    page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def stop_while_running(page) -> None:
+    """Run is pressed, some requests end, Stop is pressed: it is answered at once."""
+    button(page, "Run").click()
+    playwright.expect(status(page)).to_contain_text("Running, ", timeout=LONG)
+    playwright.expect(page.get_by_text(re.compile(r"^[1-9]\d* of 30 requests"))).to_be_visible(
+        timeout=LONG
     )
+    button(page, "Stop").click()
+    playwright.expect(status(page)).to_contain_text("Stop", timeout=REACTS)
+    playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
+    playwright.expect(button(page, "Run")).to_be_enabled()
+    playwright.expect(button(page, "Stop")).to_be_disabled()
+
+
+# JupyterLab -------------------------------------------------------------------------
 
 
 def test_run_shows_the_sweep(page):
     run_all_but_last(page)
-    run = page.get_by_role("button", name="Run", exact=True).and_(page.locator(".widget-button"))
-    run.wait_for(timeout=LONG)
+    button(page, "Run").wait_for(timeout=LONG)
     playwright.expect(status(page)).to_have_text("Ready.")
-    run.scroll_into_view_if_needed()
-    picture(page, "ready")
-    before = page.locator(".widget-image").get_attribute("src")
+    fill(page, "Requests at once", "1, 6")
+    fill(page, "Requests per level", "6")
+    fill(page, "Model call timeout", "20")
+    button(page, "Run").scroll_into_view_if_needed()
+    picture(page, "lab-ready")
+    before = figure(page, "Nothing was measured yet").screenshot()
 
-    run.click()
-    playwright.expect(run).to_be_disabled()
-    playwright.expect(status(page)).to_contain_text("of", timeout=LONG)
-    picture(page, "running")
+    button(page, "Run").click()
+    playwright.expect(button(page, "Run")).to_be_disabled()
+    playwright.expect(page.get_by_text("The budget has left: 1,")).to_be_visible(timeout=LONG)
+    playwright.expect(status(page)).to_contain_text("Running, 1 at once.", timeout=LONG)
+    picture(page, "lab-running")
     playwright.expect(status(page)).to_contain_text("Done:", timeout=LONG)
-    playwright.expect(run).to_be_enabled()
-    picture(page, "done")
+    playwright.expect(button(page, "Run")).to_be_enabled()
+    assert status(page).inner_text().endswith("requests failed.")
 
-    table = page.locator(".widget-html table")
+    table = page.locator(".widget-html table").first
     rows = [row.split("\t") for row in table.inner_text().splitlines() if row[:1].isdigit()]
-    assert [row[0] for row in rows] == ["1", "10"]
-    assert rows[0][1].startswith("0 of ")
+    assert [row[0] for row in rows] == ["1", "6"]
     failed, attempts = map(int, rows[1][1].split(" of "))
     assert 3 <= failed <= attempts
-    assert status(page).inner_text().endswith("requests failed.")
-    image = page.locator(".widget-image")
-    assert image.get_attribute("src") != before
-    assert image.evaluate("image => image.complete && image.naturalWidth") == 720
+    after = figure(page, "Failure share and latency by concurrency")
+    playwright.expect(after).to_have_count(1)
+    assert after.screenshot() != before
+    playwright.expect(figure(page, "requests in time")).to_be_visible()
+    picture(page, "lab-done")
 
 
 def test_every_control_has_a_name(page):
     for name in ("Requests at once", "Requests per level", "Model call timeout", "Deadline"):
-        control = page.get_by_label(re.compile(name))
-        playwright.expect(control).to_be_visible()
-        playwright.expect(control).to_be_editable()
+        playwright.expect(page.get_by_label(re.compile(name))).to_be_editable()
+    for name in ("Retries of a model call", "Fault plan of the lab"):
+        playwright.expect(page.get_by_label(name).and_(page.locator("select"))).to_be_enabled()
+    for name in ("tool:case_lookup", "task:1", "task:2"):
+        playwright.expect(page.get_by_role("checkbox", name=name)).to_be_checked()
+
+
+def test_the_ladder_fills_in(page):
+    button(page, "Isolate").click()
+    playwright.expect(figure(page, "rung|Fails first at")).to_be_visible(timeout=LONG)
+    playwright.expect(page.locator(".widget-html table").last).to_contain_text("tcp")
+    playwright.expect(button(page, "Stop")).to_be_enabled()  # the first rungs are seen meanwhile
+    playwright.expect(status(page)).to_contain_text("Done:", timeout=LONG)
+    figure(page, "rung|Fails first at").scroll_into_view_if_needed()
+    picture(page, "lab-ladder")
 
 
 def test_stop_by_keyboard_keeps_the_partial_result(page):
-    levels = page.get_by_label("Requests at once")
-    levels.fill("1, 40")
-    levels.press("Tab")
-    page.get_by_label(re.compile("Requests per level")).fill("30")
-    page.get_by_label(re.compile("Requests per level")).press("Tab")
-    run = page.get_by_role("button", name="Run", exact=True).and_(page.locator(".widget-button"))
-    stop = page.get_by_role("button", name="Stop", exact=True).and_(page.locator(".widget-button"))
-    run.focus()
+    fill(page, "Requests at once", "1, 40")
+    fill(page, "Requests per level", "30")
+    button(page, "Run").focus()
     page.keyboard.press("Enter")
-    playwright.expect(status(page)).to_contain_text(re.compile(r"1 at once: [1-9]"), timeout=LONG)
+    playwright.expect(page.get_by_text(re.compile(r"^[1-9]\d* of 30 requests"))).to_be_visible(
+        timeout=LONG
+    )
     page.keyboard.press("Tab")
-    playwright.expect(stop).to_be_focused()
+    playwright.expect(button(page, "Stop")).to_be_focused()
     page.keyboard.press("Enter")
     playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
-    picture(page, "stopped")
-    playwright.expect(run).to_be_enabled()
-    playwright.expect(stop).to_be_disabled()
+    playwright.expect(button(page, "Run")).to_be_enabled()
+    playwright.expect(button(page, "Stop")).to_be_disabled()
+    playwright.expect(page.locator(".widget-html table").nth(1)).to_contain_text("1 at once")
+    picture(page, "lab-stopped")
 
 
 def test_levels_that_are_none_are_said(page):
-    page.get_by_label("Requests at once").fill("many")
-    page.get_by_label("Requests at once").press("Tab")
-    page.get_by_role("button", name="Run", exact=True).and_(page.locator(".widget-button")).click()
+    fill(page, "Requests at once", "many")
+    button(page, "Run").click()
     playwright.expect(page.get_by_role("alert").filter(has_text="whole numbers")).to_be_visible()
-    picture(page, "alert")
+    picture(page, "lab-alert")
 
 
 def test_interrupting_a_cell_that_waits_stops_the_sweep(page):
     """A kernel that is busy hears no button; its interrupt does what Stop does."""
-    page.get_by_label("Requests at once").fill("1, 10")
-    page.get_by_label("Requests at once").press("Tab")
+    fill(page, "Requests at once", "1, 10")
     last = page.locator(".jp-CodeCell").last
     last.locator(".jp-InputPrompt").click()
     page.keyboard.press("Control+Enter")
-    playwright.expect(status(page)).to_contain_text(re.compile(r"1 at once: [1-9]"), timeout=LONG)
+    playwright.expect(status(page)).to_contain_text("Running, 1 at once", timeout=LONG)
     page.get_by_title("Interrupt the kernel").click()
     playwright.expect(last.locator(".jp-OutputArea")).to_contain_text("KeyboardInterrupt")
     playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
-    picture(page, "interrupted")
+
+
+# Notebook 7 and Voila ---------------------------------------------------------------
+
+
+def test_notebook_7(server, settings, browser, page):
+    """In dark, on the kernel that JupyterLab left, where the case goes on."""
+    (settings / "themes.jupyterlab-settings").write_text('{"theme": "JupyterLab Dark"}')
+    page = browser.new_page()
+    page.goto(server.format("notebooks/panel.ipynb"))
+    cell = page.locator(".jp-CodeCell").nth(2)
+    cell.locator(".jp-InputPrompt").click(timeout=60_000)
+    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    playwright.expect(idle).to_be_attached(timeout=LONG)
+    page.keyboard.press("Control+Enter")
+    button(page, "Run").wait_for(timeout=LONG)
+    fill(page, "Requests at once", "1, 30")
+    fill(page, "Requests per level", "30")
+    fill(page, "Model call timeout", "15")
+    before = page.locator("svg[role=img]").first.screenshot()
+    stop_while_running(page)
+    assert page.locator("svg[role=img]").first.screenshot() != before
+    assert page.locator("body").get_attribute("data-jp-theme-light") == "false"
+    button(page, "Run").scroll_into_view_if_needed()
+    picture(page, "notebook-stopped")
+
+
+def test_voila(server, browser):
+    """Without code, in dark, on a kernel of its own."""
+    page = browser.new_page()
+    page.goto(server.format("voila/render/dashboard.ipynb"), timeout=LONG)
+    button(page, "Run").wait_for(timeout=LONG)
+    playwright.expect(page.get_by_text("open_case")).to_have_count(0)
+    fill(page, "Requests at once", "30")
+    fill(page, "Requests per level", "30")
+    fill(page, "Model call timeout", "15")
+    before = figure(page, "Nothing was measured yet").screenshot()
+    stop_while_running(page)
+    playwright.expect(figure(page, "Nothing was measured yet")).to_have_count(0)
+    assert page.locator("svg[role=img]").first.screenshot() != before
+    picture(page, "voila-stopped")

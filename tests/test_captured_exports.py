@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,37 @@ def test_failures_at_a_round_second_are_the_deadline_of_the_platform(tmp_path, s
     assert verdict is not None
     assert (verdict.outcome, verdict.cause) == ("fault", cause)
     assert verdict.confidence <= 0.75
+
+
+MEASURE = """
+import resource, sys
+from playbook import captured
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = captured.read(sys.argv[1])
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(len(found.outcomes), found.lines, grown * 1024)
+"""
+
+
+@pytest.mark.parametrize("shape", ["lines", "a list", "a list inside"])
+def test_a_large_file_passes_through_and_is_not_kept(tmp_path, shape):
+    """30 MB of records of 200 requests: what is kept is the requests, not the records."""
+    records = [
+        {"request_id": f"r{n % 200:03}", "time": 1e9 + n / 100, "level": "info",
+         "message": "step", "detail": "x" * 1000, "nested": {"list": [1, 2, {"a": n}]}}
+        for n in range(28_000)
+    ]  # fmt: skip
+    path = tmp_path / ("big.jsonl" if shape == "lines" else "big.json")
+    with path.open("w") as file:
+        if shape == "lines":
+            file.writelines(json.dumps(each) + "\n" for each in records)
+        else:
+            json.dump(records if shape == "a list" else {"hits": {"hits": records}}, file)
+    size = path.stat().st_size
+    assert size > 30_000_000
+    ended = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True
+    )
+    requests, lines, grown = map(int, ended.stdout.split())
+    assert (requests, lines) == (200, 28_000)
+    assert grown < size / 2

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from conftest import until
 
 from playbook import case as cases
-from playbook import report
+from playbook import lab, report
 from playbook.case import Case, CaseError, read
 from playbook.model import Sweep
 from playbook.target import TargetError
@@ -78,15 +80,6 @@ def make(crewai_here: None, tmp_path: Path) -> Iterator[Make]:
 def lines(case: Case) -> list[dict[str, Any]]:
     text = (case.directory / "evidence.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        threading.Event().wait(0.01)
-    return True
 
 
 # --- the folder -------------------------------------------------------------------------------
@@ -267,6 +260,57 @@ def test_a_case_goes_on_with_the_very_runs_of_its_sweep(make: Make) -> None:
     assert shape(make(Service(), requests_per_level=5)) == before
 
 
+def test_an_identifier_beside_free_text_carries_the_canary_if_nothing_changes(make: Make) -> None:
+    def forgets(inputs: dict[str, Any]) -> str:
+        nonlocal last
+        before, last = last, inputs["customer"]
+        return f"served {before}"
+
+    last = ""
+    case = make(forgets, inputs={"customer": "C-1001", "question": "what of my case?"})
+    levels = case.sweep().levels
+    assert all(level.faults.get("crossed") for level in levels), "each answers with another's id"
+
+
+def test_a_fault_that_comes_and_goes_keeps_no_canary_from_an_identifier(
+    make: Make, provider: lab.Lab, faults: Callable[[Any], None]
+) -> None:
+    faults({"faults": [{"fault": "error", "status": 503, "calls": [1, 1]}]})
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+    def forgets(inputs: dict[str, Any]) -> str:
+        nonlocal last
+        while httpx.post(f"{provider.base_url}/chat/completions", json=body).is_error:
+            pass  # only the first request meets the fault
+        before, last = last, inputs["customer"]
+        return f"served {before}"
+
+    last = ""
+    case = make(forgets, inputs={"customer": "C-1001"}, levels=(1,))
+    assert case.sweep().levels[0].faults.get("crossed")
+
+
+def test_an_answer_that_is_kept_for_everybody_is_anothers_data(make: Make) -> None:
+    kept: dict[str, str] = {}
+
+    def remembers(inputs: dict[str, Any]) -> str:
+        return kept.setdefault("answer", f"served {inputs['question']}")
+
+    # Only the very first request, which warms up, ever gets its own.
+    case = make(remembers, inputs={"question": "what of {canary}?"})
+    assert all(level.failures == level.attempts for level in case.sweep().levels)
+
+
+def test_an_identifier_that_must_be_known_keeps_its_value(make: Make) -> None:
+    def knows(inputs: dict[str, Any]) -> str:
+        if inputs["customer"] != "C-1001":
+            raise KeyError(inputs["customer"])
+        return "served"
+
+    case = make(knows, inputs={"customer": "C-1001", "question": "what of my case?"})
+    assert not any(level.failures for level in case.sweep().levels)
+
+
 def test_only_the_last_sweep_is_gone_on_with(make: Make) -> None:
     first = make(Service(), requests_per_level=5)
     first.sweep()
@@ -361,6 +405,45 @@ def test_a_fix_is_told_from_none(make: Make) -> None:
     case = make(Service(shares=True))
     assert case.verify(Service()).answer == "fixed"
     assert case.verify(Service(shares=True)).answer == "not fixed"
+
+
+def test_a_fix_that_fails_in_another_way_is_told(make: Make) -> None:
+    def quota(_: dict[str, Any]) -> str:
+        raise OSError(24, "Too many open files")
+
+    compared = make(Service(shares=True)).verify(quota)
+    assert compared.answer == "fixed but now"
+    assert "emfile" in compared.note
+    assert compared.after.failures == 0, "it is the other failure that is gone"
+
+
+def test_a_fix_that_is_slower_is_told(make: Make) -> None:
+    # Every other one passes, so that there is something to compare with.
+    broken, slow, served = Service(), Service(), itertools.count()
+
+    def one_in_two() -> None:
+        if next(served) % 2:
+            raise RuntimeError("lost")
+
+    broken.each = one_in_two
+    slow.each = lambda: threading.Event().wait(0.7) and None
+    compared = make(broken, requests_per_level=9).verify(slow)
+    assert compared.answer == "fixed but now"
+    assert "half of the answers take over 0.7 s" in compared.note
+
+
+def test_a_comparison_is_kept_and_reported(make: Make) -> None:
+    case = make(Service(shares=True))
+    compared = case.verify(Service())
+    assert case.record().comparison == compared
+    assert "Is it fixed?" in case.report().read_text()
+
+
+def test_a_case_of_other_inputs_is_refused(make: Make) -> None:
+    make(Service(), inputs={"question": "what of {canary}?"})
+    make(Service(), inputs={"question": "what of {canary}?"})
+    with pytest.raises(CaseError, match="was made with other inputs"):
+        make(Service())
 
 
 def test_verify_stays_within_the_cases_budget(make: Make) -> None:

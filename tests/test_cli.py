@@ -43,6 +43,8 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (["triage", "crew:x", "--inputs", "gone.json"], "No such file"),
         (["triage", "http://127.0.0.1:9/x", "--header", "secretwithoutcolon"], "NAME:VALUE"),
         (["triage", "crew:x", "--report", "report.pdf"], "must end in .html or .md"),
+        (["triage", "math:sqrt", "--otlp", "localhost:4317"], "no http(s) address"),
+        (["triage", "math:sqrt", "--log", "no/such/folder/x.jsonl"], "No such file"),
         (["drill", "no-such-drill"], "no such drill"),
         (["report", "."], "is not a case"),
         (["lab", "--plan", "gone.yaml"], "gone.yaml"),

@@ -19,7 +19,6 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import aiohttp
-import anthropic
 import httpcore
 import httpx
 import openai
@@ -30,7 +29,7 @@ from hypothesis import strategies as st
 
 from playbook import errors
 from playbook.errors import KINDS, classify, fault, parse, redact, unwrap
-from playbook.model import LAYERS, Link
+from playbook.model import LAYERS
 
 # --- the classes ------------------------------------------------------------------------------
 
@@ -73,54 +72,6 @@ def test_the_module_needs_nothing_beyond_the_standard_library():
     source = inspect.getsource(errors)
     imported = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert not [line for line in imported if any(x in line for x in ("httpx", "openai", "crewai"))]
-
-
-SAYS_NOTHING = {
-    "httpx.CookieConflict",
-    "httpx.HTTPError",
-    "httpx.HTTPStatusError",  # says it with the status of its response
-    "httpx.RequestError",
-    "httpx.StreamError",
-    "openai.APIError",
-    "openai.APIStatusError",
-    "openai.InvalidWebhookSignatureError",
-    "openai.OpenAIError",
-    "openai.WebSocketQueueFullError",
-    "openai._AmbiguousModuleClientUsageError",
-    "anthropic.APIError",
-    "anthropic.APIStatusError",
-    "anthropic.AnthropicError",
-    "urllib3.exceptions.HTTPError",
-    "requests.exceptions.HTTPError",
-    "requests.exceptions.RequestException",
-    "requests.exceptions.RetryError",  # its text says which status
-    "aiohttp.client_exceptions.ClientError",
-    "aiohttp.client_exceptions.ClientResponseError",
-    "aiohttp.client_exceptions.RedirectClientError",
-    "aiohttp.client_exceptions.WSServerHandshakeError",
-    "aiohttp._websocket.models.WebSocketError",
-    "httpcore.ConnectionNotAvailable",
-}
-
-
-def exception_types() -> list[str]:
-    modules = (httpx, httpcore, openai, anthropic, requests.exceptions, aiohttp)
-    return sorted(
-        {
-            f"{item.__module__}.{item.__qualname__}"
-            for module in modules
-            for item in list(vars(module).values())  # some load lazily
-            if inspect.isclass(item)
-            and issubclass(item, BaseException)
-            and not issubclass(item, Warning)
-        }
-    )
-
-
-@pytest.mark.parametrize("name", exception_types())
-def test_every_exception_of_the_sdks_is_mapped_or_known_to_say_nothing(name: str):
-    kind = classify([Link(name, "")]).kind
-    assert (kind == "unknown") == (name in SAYS_NOTHING), f"{name} is {kind}"
 
 
 # --- chains as they come ----------------------------------------------------------------------
@@ -768,7 +719,12 @@ def _held(http: httpx.Client, url: str) -> Iterator[None]:
 def test_too_many_open_files_behind_connection_error():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with provider(reply("200 OK", ANSWER)) as url:
-        client = openai.OpenAI(api_key="lab", base_url=url, max_retries=0, timeout=2)
+        first, client = (
+            openai.OpenAI(api_key="lab", base_url=url, max_retries=0, timeout=2) for _ in range(2)
+        )
+        with suppress(openai.OpenAIError):
+            first.models.list()  # the first call of a process imports and reads files of its own
+        assert client.models
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
             with pytest.raises(openai.APIConnectionError) as caught:

@@ -12,6 +12,8 @@ from playbook.diagnose.patterns import duplicates
 from playbook.inject import Plan
 from playbook.runner import Run
 
+pytestmark = pytest.mark.e2e
+
 
 def both(name: str, folder: Path, plan: Plan, count: int = 3, width: int = 3) -> tuple[Run, Run]:
     """The target of a drill as it is, and under `plan`, each in a fresh start."""
@@ -127,14 +129,14 @@ def test_what_stays_behind_with_each_request(tmp_path: Path) -> None:
 
 
 def test_places_of_calls_by_their_path() -> None:
-    from playbook.observe.http import _where
+    from playbook.observe.attempt import where
 
-    assert _where("api.anthropic.com", "/v1/messages/count_tokens") == "preflight"
-    assert _where("api.openai.com", "/v1/responses/input_tokens") == "preflight"
-    assert _where("collector", "/v1/traces") == "telemetry"
-    assert _where("telemetry.crewai.com", "/anything") == "telemetry"
-    assert _where("api.openai.com", "/v1/chat/completions") == "llm"
-    assert _where("tickets.internal", "/v1/tickets") == ""
+    assert where("https://api.anthropic.com/v1/messages/count_tokens") == "preflight"
+    assert where("https://api.openai.com/v1/responses/input_tokens") == "preflight"
+    assert where("https://collector/v1/traces") == "telemetry"
+    assert where("https://telemetry.crewai.com/anything") == "telemetry"
+    assert where("https://api.openai.com/v1/chat/completions") == "llm"
+    assert where("https://tickets.internal/v1/tickets") == ""
 
 
 def test_a_span_of_a_wait_has_its_place() -> None:

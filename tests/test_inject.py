@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any
 import pytest
 from conftest import Starter
 
-from playbook import inject, lab
+from playbook import inject, lab, load, prompts, runner, target
+from playbook.diagnose.facts import masked
+from playbook.diagnose.prove import TRANSIENT
 from playbook.inject import Plan
 
 EXTRA = Path(__file__).parent / "targets_extra"
@@ -227,6 +231,12 @@ def test_one_tool_of_two_agents_stays_one_in_the_copy(crews: Any, use: Any) -> N
     assert inject.tools_of(twin)[0] is not tool
 
 
+def test_agents_answer_after_the_steps_that_the_plan_names(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    use(Plan(max_iter=4))
+    assert {agent.max_iter for agent in inject.apply(crew).agents} == {4}
+
+
 def test_an_empty_plan_changes_nothing(crews: Any, use: Any) -> None:
     crew = full(crews)
     use(Plan())
@@ -273,6 +283,53 @@ def test_tries_end_and_are_for_the_named_faults_of_model_calls(use: Any) -> None
     assert inject.again("llm", 0, "server-error", 60.0) == 5.0
 
 
+LONG = "x" * 50
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "expected"),
+    [
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": LONG}], "max_tokens": 5, "model": LONG},
+            {"messages": [{"role": "user", "content": "x" * 10}], "model": LONG},
+        ),
+        (
+            "/v1/messages",
+            {"system": LONG, "messages": [{"content": [{"text": LONG}]}], "max_tokens": 5},
+            {
+                "system": "x" * 10,
+                "messages": [{"content": [{"text": "x" * 10}]}],
+                "max_tokens": prompts.ROOM,
+            },
+        ),
+        (
+            "/v1/responses",
+            {"input": LONG, "max_output_tokens": 5},
+            {"input": "x" * 10},
+        ),
+        (
+            "/v1beta/models/m:generateContent",
+            {"contents": [{"parts": [{"text": LONG}]}], "generationConfig": {"maxOutputTokens": 5}},
+            {"contents": [{"parts": [{"text": "x" * 10}]}], "generationConfig": {}},
+        ),
+    ],
+)
+def test_prompts_are_cut_and_answers_get_room_in_every_dialect(
+    use: Any, path: str, body: Any, expected: Any
+) -> None:
+    use(Plan(prompt_chars=10, room=True))
+    assert json.loads(prompts.changed(json.dumps(body).encode(), path)) == expected
+    use(Plan())
+    assert not prompts.changes()
+
+
+@pytest.mark.parametrize("body", [b"", b"no json", b"[1]", b'"text"'])
+def test_a_body_that_is_no_object_passes_as_it_is(use: Any, body: bytes) -> None:
+    use(Plan(prompt_chars=1, room=True))
+    assert prompts.changed(body, "/v1/chat/completions") == body
+
+
 # --- on the wire, by a real client against the lab --------------------------------------------
 
 
@@ -314,6 +371,20 @@ def test_a_failed_model_call_is_made_again_and_seen_each_time(
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("target", [f"{PLAIN}:one", f"{CREWS}:sync"])
+@pytest.mark.parametrize("body", ["malformed", "error", "empty_choices", "truncated", "html"])
+def test_an_answer_that_is_none_is_asked_for_again(
+    start: Starter, provider: lab.Lab, faults: Any, body: str, target: str
+) -> None:
+    faults({"faults": [{"fault": "bad_body", "body": body, "calls": [1, 1]}]})
+    before = provider.stats()["calls"]
+    run = start(target).run([ASK], 1, Plan(retry=TRANSIENT), limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True], run.outcomes
+    assert [entry["path"] for entry in provider.log(before)][:2] == ["chat/completions"] * 2
+    assert masked(run) == {}, "nobody above the wire met it"
+
+
+@pytest.mark.e2e
 def test_retry_after_holds_back_every_call(start: Starter, provider: lab.Lab, faults: Any) -> None:
     """One 429 with Retry-After: 1; nothing else is sent before that second is over."""
     faults(
@@ -339,6 +410,39 @@ def test_a_longer_timeout_reaches_the_model_call(start: Starter, faults: Any) ->
     worker = start(f"{PLAIN}:one")
     run = worker.run([ASK], 1, Plan(timeout_s=0.3), limit_s=30)
     assert [outcome.fault.kind for outcome in run.outcomes if outcome.fault] == ["read-timeout"]
+
+
+@pytest.mark.e2e
+def test_a_cut_prompt_reaches_the_provider(start: Starter, provider: lab.Lab, faults: Any) -> None:
+    long = {"fault": "error", "status": 400, "matching": {"body": "[^\\x00]{3000}"}}
+    faults({"faults": [long]})
+    worker = start(f"{PLAIN}:one")
+    ask = {"question": "{canary}" + " and so on" * 500}
+    assert not worker.run([ask], 1, limit_s=30).outcomes[0].ok
+    assert worker.run([ask], 1, Plan(prompt_chars=1000), limit_s=30).outcomes[0].ok
+
+
+@pytest.mark.e2e
+def test_model_calls_begin_no_faster_than_the_pace(
+    start: Starter, provider: lab.Lab, faults: Any
+) -> None:
+    before = provider.stats()["calls"]
+    start(f"{PLAIN}:one").run([ASK] * 5, 5, Plan(calls_per_s=5.0), limit_s=30)
+    times = sorted(entry["time"] for entry in provider.log(before))
+    assert len(times) == 5
+    assert times[-1] - times[0] >= 0.6, "four pauses of 0.2 s, less what the wire takes"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_model_call_is_made_so_often_whoever_would_make_it_again(
+    start: Starter, provider: lab.Lab, faults: Any, tries: int
+) -> None:
+    faults({"faults": [{"fault": "error", "status": 429}]})  # which SDK, CrewAI and agent retry
+    before = provider.stats()["calls"]
+    run = start(f"{CREWS}:sync").run([ASK], 1, Plan(tries=tries), limit_s=60)
+    assert [outcome.fault.kind for outcome in run.outcomes if outcome.fault] == ["rate-limit"]
+    assert provider.stats()["calls"] - before == tries
 
 
 @pytest.mark.e2e
@@ -404,3 +508,78 @@ def test_a_dry_run_sends_nothing(start: Starter, provider: lab.Lab, target: str)
 def test_a_dry_run_is_not_caught_by_except_exception(use: Any) -> None:
     assert not issubclass(inject.DryRun, Exception)
     assert not issubclass(inject.DryRun, asyncio.CancelledError)
+
+
+def test_loops_of_their_own_share_one_executor_that_outlives_them() -> None:
+    """Else they would take the queue for a thread away as well, and hide what starves."""
+    threads = load._Shared(1)
+
+    async def where() -> threading.Thread:
+        return await asyncio.to_thread(threading.current_thread)
+
+    first, second = (asyncio.run(load._on_its_own_loop(where(), threads)) for _ in range(2))
+    assert first is second
+
+
+# --- plans together, names and storage -----------------------------------------------------------
+
+
+def test_plans_are_put_together_unless_they_contradict() -> None:
+    both = inject.together([Plan(executor=40), Plan(own_lock=True, executor=40)])
+    assert both == Plan(executor=40, own_lock=True)
+    assert inject.together([Plan(executor=40), Plan(executor=60)]) is None
+
+
+def test_a_pinned_address_is_looked_up_until_found_and_then_kept(
+    use: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, asked = socket.getaddrinfo, []
+
+    def at_times(*args: Any, **kwargs: Any) -> Any:
+        asked.append(args)
+        if len(asked) % 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", at_times)
+    use(Plan(pin=True))
+    found = [socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM) for _ in range(5)]
+    assert len(asked) == 3
+    assert all(each == found[0] for each in found)
+    use(Plan())
+    with pytest.raises(socket.gaierror):
+        socket.getaddrinfo("localhost", 80)
+    assert socket.getaddrinfo is at_times
+
+
+def test_a_name_that_nobody_knows_stays_unknown(use: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    use(Plan(pin=True))
+    with pytest.raises(socket.gaierror):
+        socket.getaddrinfo("models.svc", 80)
+    use(Plan())
+    assert socket.getaddrinfo is never
+
+
+@pytest.mark.e2e
+def test_storage_that_cannot_be_written_fails_here_as_it_does_there(
+    tmp_path: Path, no_network: dict[str, str]
+) -> None:
+    nursery = runner.Nursery(
+        target.parse(f"{EXTRA / 'crews.py'}:sync"),
+        tmp_path / "storage",
+        tmp_path / "log",
+        env={**no_network, "CREWAI_STORAGE_DIR": "/proc/app/data"},
+    )
+    try:
+        assert nursery.unwritable == "/proc/app/data"
+        (failed,) = nursery.worker().run([ASK], 1, Plan()).outcomes
+        (well,) = nursery.worker().run([ASK], 1, Plan(storage=str(tmp_path / "spare"))).outcomes
+    finally:
+        nursery.close()
+    assert failed.fault is not None
+    assert failed.fault.kind == "storage-not-writable"
+    assert well.ok, well.fault

@@ -9,9 +9,8 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
@@ -20,6 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 
 from playbook import lab
@@ -43,16 +43,6 @@ def client(running: lab.Lab) -> Iterator[httpx.Client]:
     running.swap(None)
     with httpx.Client(base_url=running.url, timeout=5, trust_env=False) as opened:
         yield opened
-
-
-def until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Wait for a condition that another process brings about."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        threading.Event().wait(0.01)
-    return False
 
 
 def chat(client: httpx.Client, **more: Any) -> httpx.Response:
@@ -523,6 +513,24 @@ def test_a_door_can_be_shut_for_a_while() -> None:
         assert until(back)
         (closing,) = started.stats()["closings"]
         assert 0.9 < closing["seconds"] < 3
+
+
+def test_the_proxy_hears_a_request_out_before_it_resets(running: lab.Lab) -> None:
+    """A client that still writes reads a reset as a close, or loses the answer."""
+    running.swap({"faults": [{"fault": "reset", "on": "proxy"}]})
+    host, port = running.proxy_url.removeprefix("http://").split(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as client:
+            client.sendall(b"POST http://127.0.0.1/x HTTP/1.1\r\ncontent-length: 4\r\n\r\nab")
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(5)
+            client.sendall(b"cd")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+    finally:
+        running.swap(None)
 
 
 def test_the_proxy_forwards_to_this_machine_only(running: lab.Lab) -> None:

@@ -57,6 +57,8 @@ CREW = Counter({"chat/completions": 3, "tools/records": 1, "tools/report": 1})
             f"{CREWS}:async_tasks",
             CREW + Counter({"chat/completions": 2}),
         ),
+        (f"{CREWS}:Desk", CREW + CREW),
+        (f"{CREWS}:for_each", CREW + CREW),
         (f"{PLAIN}:pool", Counter({"chat/completions": 3})),
         (f"{PLAIN}:waits_for_all", Counter({"chat/completions": 3})),
         (f"{PLAIN}:threads", Counter({"chat/completions": 3})),
@@ -108,6 +110,14 @@ def test_spans_lead_from_the_call_up_to_the_request(start: Starter) -> None:
     )
     llm = [span for span in run.spans if span.kind == "llm"]
     assert all(span.attributes["gen_ai.usage.input_tokens"] > 0 for span in llm)
+
+
+def test_each_request_to_a_crew_object_asks_its_own_question(start: Starter) -> None:
+    """CrewAI fills a crew's texts at its first kickoff: what they ask for is still known then."""
+    target = EXTRA.with_name("targets") / "module_crew.py"
+    run = start(f"{target}:crew").run([None] * 3, 1, limit_s=60)
+    assert all(outcome.canary in outcome.result for outcome in run.outcomes), run.outcomes
+    assert not any(outcome.foreign for outcome in run.outcomes)
 
 
 def test_the_sdks_own_retries_are_visible_and_a_hidden_failure_is_masked(

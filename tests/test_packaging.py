@@ -20,7 +20,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def requirements() -> list[Requirement]:
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    return [Requirement(line) for group in groups for line in group]
+    found = [Requirement(line) for group in groups for line in group]
+    return [each for each in found if each.name != PROJECT["name"]]  # an extra that holds another
 
 
 def test_the_packages_that_were_asked_for_are_dependencies() -> None:
@@ -82,6 +83,31 @@ def test_the_wheel_brings_its_drills_plans_pages_and_notebooks(wheel: zipfile.Zi
     assert any(name.startswith("playbook/lab/plans/") for name in names)
     assert any(name.startswith("playbook/templates/") for name in names)
     assert not [name for name in names if "playbook-case" in name or name.endswith(".pyc")]
+
+
+def test_the_wheel_lacks_nothing_that_is_tracked(wheel: zipfile.ZipFile) -> None:
+    """Drills, plans, causes, notebooks, templates, services: all of it, and nothing by name."""
+    folders = {
+        "src/playbook": "playbook",
+        "data": "playbook/data",
+        "notebooks": "playbook/notebooks",
+    }
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *folders], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    tracked = [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    inside = {
+        f"{to}/{name.removeprefix(folder + '/')}"
+        for name in tracked
+        for folder, to in folders.items()
+        if name.startswith(f"{folder}/")
+    }
+    assert len(inside) == len(tracked) > 300
+    assert inside - set(wheel.namelist()) == set()
+    for kind in ("drills/", "lab/plans/", "diagnose/causes/", "notebooks/", "templates/"):
+        assert [name for name in inside if kind in name], kind
 
 
 def test_a_drill_runs_from_the_wheel_alone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

@@ -200,3 +200,22 @@ def test_a_limit_that_was_kept_is_no_limit_that_was_not(seconds: float, cause: s
     spans = [item for name in each() for item in chat(name, 0, seconds)]
     found = run([outcome(name, chain, seconds) for name in each()], spans)
     assert first(found, alone(1.0)) == cause
+
+
+@pytest.mark.parametrize(
+    ("phase", "cause"),
+    [
+        ("dns", "dns-failure"),
+        ("pool_wait", "connection-pool-exhausted"),
+        ("connect", "connect-failure"),
+        ("tls", "tls-failure"),
+        ("ttfb", "provider-slow"),
+    ],
+)
+def test_what_is_late_before_it_is_sent_is_not_the_providers(phase: str, cause: str) -> None:
+    spans = [item for name in each() for item in chat(name, 0, 5)]
+    for item in spans:
+        if item.kind == "http":
+            item.attributes[f"playbook.{phase}_s"] = 4.5  # type: ignore[index]
+    found = run([outcome(name, seconds=5.0, overran=True) for name in each()], spans)
+    assert first(found, alone()) == cause

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -28,12 +29,15 @@ FIGURES = {
     "live": lambda: plots.failures(samples.SWEEP, running=100),
     "timeline": lambda: plots.timeline(samples.OUTCOMES, samples.SPANS),
     "ladder": lambda: plots.ladder(samples.LADDER),
+    "lanes": lambda: plots.lanes([("10 at once", samples.OUTCOMES)]),
+    "a ladder that fills": lambda: plots.ladder(Ladder(samples.LADDER.rungs[:1]), room=9),
     "waterfall": lambda: plots.waterfall(samples.spans_of(samples.OUTCOMES[0])),
     "budgets": lambda: plots.budgets(BUDGET),
     "no budgets": lambda: plots.budgets(Budget()),
     "no failures": lambda: plots.failures(Sweep()),
     "no timeline": lambda: plots.timeline(()),
     "no ladder": lambda: plots.ladder(Ladder()),
+    "no lanes": lambda: plots.lanes(()),
     "no waterfall": lambda: plots.waterfall(()),
 }
 
@@ -93,11 +97,61 @@ def test_timeline_crosses_out_each_failure():
     assert words(figure)[0] == f"40 requests, {len(failed)} failed"
 
 
+def height(figure: Figure) -> float:
+    """Share of the figure's height that its axes take, once they are laid out."""
+    plots.png(figure)
+    return figure.axes[0].get_position().height
+
+
+def test_timeline_leaves_no_room_for_failures_that_are_not_there():
+    few = [replace(it, ok=True, fault=None, foreign=(), overran=False)
+           for it in samples.requests(4, 4)]  # fmt: skip
+    bad = [few[0], replace(few[1], ok=False), *few[2:]]
+    assert height(plots.timeline(few)) == pytest.approx(height(plots.timeline(bad)), abs=0.02)
+    assert words(plots.timeline(few[:1]))[0] == "1 request, 0 failed"
+
+
 def test_timeline_shows_the_stretch_that_fails():
     well = tuple(replace(it, ok=True, fault=None, foreign=()) for it in samples.requests(400))
     bad = tuple(replace(it, ok=False) for it in well[260:300])
     figure = plots.timeline(well[:260] + bad + well[300:])
     assert words(figure)[0] == "The 120 of 400 requests among which most failed: 40"
+
+
+def test_lanes_hold_one_request_at_a_time_and_cross_out_each_failure():
+    alone, many = samples.requests(5, 1), samples.requests(30, 10)
+    later = tuple(replace(it, start=it.start + 50, end=it.end + 50) for it in many)
+    named = tuple(replace(it, request=f"a{number}") for number, it in enumerate(alone))
+    figure = plots.lanes([("1 at once", named), ("10 at once", later)])
+    (axes,) = figure.axes
+    bars = sorted(
+        (segment[0][1], segment[0][0], segment[1][0])
+        for drawn in axes.collections
+        for segment in drawn.get_segments()
+    )
+    assert len(bars) == 35
+    assert len({lane for lane, _, _ in bars}) == 10
+    for (lane, _, end), (next_lane, start, _) in pairwise(bars):
+        assert lane != next_lane or end <= start + 1e-6
+    crosses = next(line for line in axes.lines if line.get_marker() == "X")
+    assert len(crosses.get_xdata()) == sum(it.failed for it in (*alone, *many)) > 3
+    assert {"1 at once", "10 at once"} <= set(words(figure))
+
+
+def test_a_live_figure_keeps_its_size_and_moves_its_axis_rarely():
+    outcomes = sorted(samples.requests(40, 4), key=lambda it: it.end)
+    figures = [plots.lanes([("4 at once", outcomes[:number])]) for number in range(1, 41)]
+    assert len({tuple(figure.get_size_inches()) for figure in figures}) == 1
+    assert len({figure.axes[0].get_xlim() for figure in figures}) <= 8
+    assert len({figure.axes[0].get_ylim() for figure in figures}) == 1
+    rungs = samples.LADDER.rungs
+    heights = {plots.ladder(Ladder(rungs[:n]), room=9).get_figheight() for n in range(1, 9)}
+    assert len(heights) == 1
+
+
+def test_lanes_show_the_last_of_many():
+    (axes,) = plots.lanes([("50 at once", samples.requests(900, 50))]).axes
+    assert sum(len(drawn.get_segments()) for drawn in axes.collections) == plots.MOST_IN_LANES
 
 
 def test_burst_is_the_one_in_which_most_failed():
@@ -128,6 +182,15 @@ def test_waterfall_nests_spans_as_they_were_called():
     assert depth == [0, 1, 1, 2, 3, 4, 5, 4, 4, 4, 5]
 
 
+def test_waterfall_does_not_say_what_it_cannot_see():
+    """A call that failed and was made again belongs to a request that ended well."""
+    first, *others = samples.spans_of(samples.OUTCOMES[0])
+    faulty = replace(others[-1], fault="rate-limit")
+    title = words(plots.waterfall([first, *others[:-1], faulty]))[0]
+    assert title == f"Inside request {first.request}, with faults"
+    assert words(plots.waterfall([first]))[0] == f"Inside request {first.request}"
+
+
 def test_waterfall_survives_a_captured_trace_gone_wrong():
     one, two = samples.spans_of(samples.OUTCOMES[0])[:2]
     circle = [replace(one, parent=two.id), replace(two, parent=one.id)]
@@ -143,6 +206,7 @@ def test_a_targets_names_are_only_text(evil):
     for name, figure in (
         ("ladder", plots.ladder(Ladder((rung, replace(rung, status="skipped", detail=evil))))),
         ("waterfall", plots.waterfall(spans)),
+        ("lanes", plots.lanes([(evil, samples.OUTCOMES)])),
     ):
         assert plots.png(figure)
         ElementTree.fromstring(plots.svg(figure, name))

@@ -10,7 +10,7 @@ import pytest
 from playbook.diagnose.facts import Sign
 from playbook.diagnose.prove import count
 from playbook.inject import Plan
-from playbook.isolate.reduce import MOST_BURSTS, decide, reduce, reintroduce
+from playbook.isolate.reduce import MOST_BURSTS, SEEN, decide, reduce, reintroduce
 from playbook.model import Count, Fault, Link, Outcome
 from playbook.runner import Run
 
@@ -57,6 +57,51 @@ class Noisy(Simulated):
         )
 
 
+class PairOrOne(Simulated):
+    """Fails with memory and tool:read together, and with task:write by itself as well."""
+
+    def run(self, without: tuple[str, ...]) -> Run:
+        pair = {"memory", "tool:read"}.isdisjoint(without)
+        self.culprits = set() if pair or "task:write" not in without else set(PARTS)
+        return super().run(without)
+
+
+class Rarer(Simulated):
+    """Down to half the rate when all the innocent are out."""
+
+    def run(self, without: tuple[str, ...]) -> Run:
+        whole, self.rate = self.rate, self.rate * (1 - 0.5 * len(without) / len(PARTS))
+        try:
+            return super().run(without)
+        finally:
+            self.rate = whole
+
+
+class Single(Simulated):
+    """One request at a time, and 1 % of the others fail in just the same way."""
+
+    def __call__(self, without: tuple[str, ...]) -> Count:
+        self.bursts.append(frozenset(without))
+        rate = 0.0 if self.culprits & set(without) else self.rate
+        return Count(1, int(self.dice.random() < rate or self.dice.random() < 0.01))
+
+
+class Patient:
+    """Serves so many bursts of the work, and then no more."""
+
+    def __init__(self, work: Simulated, bursts: int) -> None:
+        self.work, self.left = work, bursts
+
+    def __call__(self, without: tuple[str, ...]) -> Count | None:
+        self.left -= 1
+        return self.work(without) if self.left >= 0 else None
+
+
+def before(rate: float) -> Count:
+    """What a sweep has counted of it."""
+    return Count(40, round(40 * rate))
+
+
 RAISED = {
     "rate-limit": Link("openai.RateLimitError", "Rate limit reached", 429),
     "server-error": Link("openai.InternalServerError", "The server had an error", 500),
@@ -78,7 +123,7 @@ def right(
     good, works = 0, []
     for seed in range(SEEDS):
         one = work(culprits, rate, seed)
-        found = reduce(ALL, PARTS, one, rate, {})
+        found = reduce(ALL, PARTS, one, before(rate), {})
         good += set(found.components) == culprits | {"task:answer", "concurrency:10"}
         works.append(one)
     return good, works
@@ -98,19 +143,60 @@ def test_the_culprits_are_what_is_left(
     culprits: set[str], rate: float, work: type[Simulated]
 ) -> None:
     good, works = right(culprits, rate, work)
-    assert good >= 0.9 * SEEDS
-    most = MOST_BURSTS * (len(PARTS) + 1)
-    assert max(len(one.bursts) for one in works) <= most
+    assert good >= 0.95 * SEEDS
+    # Fewer bursts than one decision for each part would take, with two bursts each.
+    assert sum(len(one.bursts) for one in works) / SEEDS <= 2 * len(PARTS)
+
+
+def test_a_pair_of_eight_is_found_within_a_hundred_and_twenty_requests() -> None:
+    """The promise of `benchmarks/reduction.py`, on fewer seeds: one request at a time."""
+    parts, good = [f"part {number}" for number in range(8)], 0
+    for seed in range(60):
+        work = Single(set(random.Random(seed).sample(parts, 2)), 0.3, seed)
+        found = reduce(parts, parts, work, Count(1000, 300), {})
+        good += set(found.components) == work.culprits and len(work.bursts) <= 120
+    assert good >= 54, "95 %, less two standard errors of so few seeds"
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.3])
-def test_of_two_of_which_one_is_enough_one_is_left(rate: float) -> None:
-    """What is left must still fail, so the second of them may not go as well."""
+@pytest.mark.parametrize("one_of", [{"memory", "task:write"}, {"memory", "tool:read", "task:plan"}])
+def test_of_those_of_which_one_is_enough_one_is_left(rate: float, one_of: set[str]) -> None:
+    """What is left must still fail, so the last of them may not go as well."""
     good = 0
     for seed in range(SEEDS):
-        found = reduce(ALL, PARTS, Either({"memory", "task:write"}, rate, seed), rate, {})
-        good += set(found.components) == {"task:write", "task:answer", "concurrency:10"}
+        found = reduce(ALL, PARTS, Either(one_of, rate, seed), before(rate), {})
+        left = set(found.components) - {"task:answer", "concurrency:10"}
+        good += len(left) == 1 and left < one_of
+    assert good >= 0.95 * SEEDS
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.4])
+def test_a_pair_or_another_one_alone(rate: float) -> None:
+    """No explanation says that, and what is left is a smallest set that fails all the same."""
+    good = 0
+    for seed in range(SEEDS):
+        found = reduce(ALL, PARTS, PairOrOne(set(), rate, seed), before(rate), {})
+        left = set(found.components) - {"task:answer", "concurrency:10"}
+        good += left in ({"memory", "tool:read"}, {"task:write"})
     assert good >= 0.9 * SEEDS
+
+
+def test_failures_that_get_rarer_with_every_part_are_no_riddle() -> None:
+    """Less work fails less often: what still fails at half the rate was not needed."""
+    good = 0
+    for seed in range(SEEDS):
+        found = reduce(ALL, PARTS, Rarer({"memory"}, 1.0, seed), before(1.0), {})
+        good += set(found.components) == {"memory", "task:answer", "concurrency:10"}
+    assert good >= 0.9 * SEEDS
+
+
+def test_a_large_crew_costs_little_more_than_a_small_one() -> None:
+    parts, spent = [f"part {number}" for number in range(40)], []
+    for seed in range(5):
+        work = Simulated({parts[7 * seed]}, 1.0, seed)
+        assert reduce(parts, parts, work, before(1.0), {}).components == (parts[7 * seed],)
+        spent.append(len(work.bursts))
+    assert max(spent) <= 10
 
 
 def test_a_failure_outside_the_composition_costs_one_decision() -> None:
@@ -119,34 +205,71 @@ def test_a_failure_outside_the_composition_costs_one_decision() -> None:
 
 
 def test_each_decision_is_told_with_its_counts() -> None:
-    found = reduce(ALL, PARTS, Simulated({"memory"}, 1.0, 1), 1.0, {})
-    assert [(trial.component, trial.decision) for trial in found.trials] == [
-        ("everything else", "needed"),
-        ("memory", "needed"),
-        *((part, "innocent") for part in PARTS[1:]),
+    found = reduce(ALL, PARTS, Simulated({"memory"}, 1.0, 1), before(1.0), {})
+    assert [(trial.component, trial.decision, trial.more) for trial in found.trials] == [
+        ("everything else", "needed", 0),
+        ("memory", "needed", 0),
+        *((part, "innocent", 0) for part in PARTS[1:]),
     ]
     assert found.removed == PARTS[1:]
     assert all(trial.attempts >= BURST for trial in found.trials)
     assert [trial.failures > 0 for trial in found.trials] == [False, False, *[True] * 5]
+    assert all(trial.failures in (0, trial.attempts) for trial in found.trials)
 
 
-def test_what_cannot_be_decided_stays_in_and_is_called_undecided() -> None:
-    """At a twentieth of the rate that was seen, four bursts are not enough to say."""
-    found = reduce(ALL, PARTS[:1], Simulated(set(), 0.0, 1), 0.02, {})
+def test_what_is_left_has_been_seen_to_fail() -> None:
+    for seed in range(SEEDS):
+        known: dict[frozenset[str], Count] = {}
+        found = reduce(ALL, PARTS, Simulated({"memory"}, 0.3, seed), before(0.3), known)
+        assert known[frozenset(found.removed)].failures >= SEEN
+
+
+def test_what_cannot_be_decided_stays_in_and_tells_what_would_decide() -> None:
+    """At a fiftieth of the rate that was seen, so few bursts are not enough to say."""
+    work = Simulated(set(), 0.0, 1)
+    found = reduce(ALL, PARTS[:1], work, Count(100, 2), {})
     assert [trial.decision for trial in found.trials] == ["undecided"]
     assert found.components == ALL
+    assert found.trials[0].more > 10
+    assert len(work.bursts) == MOST_BURSTS
 
 
-def test_one_removable_part_is_tried_once() -> None:
+def test_more_requests_would_have_decided() -> None:
+    """Cut short at any burst, it tells about how many more are missing: within a factor of 2.5."""
+    told, taken = 0, 0
+    for seed in range(30):
+        work = Single({"memory", "task:write"}, 0.3, seed)
+        found = reduce(ALL, PARTS, Patient(work, 20), before(0.3), known := {})
+        told += max(trial.more for trial in found.trials)
+        assert any(trial.decision == "undecided" for trial in found.trials)
+        assert {"memory", "task:write"} <= set(found.components)
+        reduce(ALL, PARTS, work, before(0.3), known)
+        taken += len(work.bursts) - 20
+    assert taken / 2.5 < told < taken * 2.5
+
+
+def test_what_is_spent_ends_it_with_what_is_known() -> None:
+    """Not one request: all stays in, undecided; after a few, the sure ones are out."""
+    found = reduce(ALL, PARTS, Patient(Simulated({"memory"}, 1.0, 1), 0), before(1.0), {})
+    assert found.components == ALL
+    assert {trial.decision for trial in found.trials} == {"undecided"}
+    found = reduce(ALL, PARTS, Patient(Simulated({"tool:search"}, 1.0, 1), 2), before(1.0), {})
+    assert 0 < len(found.removed) < len(PARTS) - 1
+    steps = reintroduce(("x",), PARTS, Patient(Simulated({"memory"}, 1.0, 1), 0), 1.0, {})
+    assert {trial.decision for trial in steps.trials} == {"undecided"}
+    assert steps.trials[0].more > 0
+
+
+def test_one_removable_part_is_tried_by_itself() -> None:
     work = Simulated({"memory"}, 1.0, 1)
-    found = reduce(ALL, ("memory",), work, 1.0, {})
+    found = reduce(ALL, ("memory",), work, before(1.0), {})
     assert set(work.bursts) == {frozenset({"memory"})}
     assert "memory" in found.components
 
 
 def test_nothing_to_remove_serves_nothing() -> None:
     work = Simulated(set(), 1.0, 1)
-    found = reduce(("task:answer",), (), work, 1.0, {})
+    found = reduce(("task:answer",), (), work, before(1.0), {})
     assert (found.components, found.removed, work.bursts) == (("task:answer",), (), [])
 
 
@@ -155,9 +278,9 @@ def refuse(without: tuple[str, ...]) -> Count:
 
 
 def test_what_was_counted_before_is_not_served_again() -> None:
-    known = {frozenset(PARTS): Count(40, 39)}
-    assert reduce(ALL, PARTS, refuse, 1.0, known).removed == PARTS
-    assert decide(refuse, PARTS, 1.0, {frozenset(reversed(PARTS)): Count(40, 0)})[0] is False
+    known = {frozenset(PARTS): Count(40, 39), frozenset(): Count(20, 20)}
+    assert reduce(ALL, PARTS, refuse, before(1.0), known).removed == PARTS
+    assert decide(refuse, PARTS, 1.0, {frozenset(reversed(PARTS)): Count(40, 0)}).answer is False
 
 
 def test_a_known_count_shortens_the_decision() -> None:
@@ -171,7 +294,7 @@ def test_a_known_count_shortens_the_decision() -> None:
 
 def test_bursts_of_a_reduction_are_known_to_the_reintroduction() -> None:
     work, known = Simulated({"memory"}, 1.0, 5), {}
-    reduce(ALL, PARTS, work, 1.0, known)
+    reduce(ALL, PARTS, work, before(1.0), known)
     served = len(work.bursts)
     reintroduce(("task:answer",), PARTS, work, 1.0, known)
     assert frozenset(PARTS) not in work.bursts[served:]
@@ -208,3 +331,9 @@ def test_the_failure_returns_with_the_last_culprit(
 def test_a_failure_that_never_returns_is_told_for_every_part() -> None:
     steps, _ = back({"something else"}, 0.0, 1)
     assert [name for name, _ in steps] == ["task:answer", *PARTS]
+
+
+def test_what_would_decide_is_shown() -> None:
+    found = reduce(ALL, PARTS[:1], Simulated(set(), 0.0, 1), Count(100, 2), {})
+    more = found.trials[0].more
+    assert f"memory; about {more} more requests would decide" in str(found)

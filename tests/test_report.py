@@ -129,6 +129,25 @@ def test_html_is_one_file_that_fetches_nothing(record):
     assert len(ids) == len(set(ids))
 
 
+def test_the_gate_is_told_under_the_verdict_and_condition_by_condition(record):
+    broken = "failures<1% at 50; no shared state; no worse at 10 than the baseline"
+    for text in (str(Page(report.html(record))), report.markdown(record).replace("\\", "")):
+        assert f"broken: {broken}" in text
+        assert text.index("The gate") < text.index("Proof")
+        for words in (
+            "✓ holds",
+            "at 50, 71 of 100 failed (95 %: 61 % to 80 %)",
+            "about 22 more would decide (--requests-per-level 72)",
+            "failed 0 of 40 → 13 of 40 is worse",
+        ):
+            assert words in text, words
+    plain = replace(record, gate=None)
+    assert "gate" not in str(Page(report.html(plain))).lower()
+    assert "gate" not in report.markdown(plain).lower()
+    accepted = replace(record, gate=replace(samples.GATE, state="holds", excused=True))
+    assert "accepted by the gate, and still there" in str(Page(report.html(accepted)))
+
+
 def test_the_same_record_gives_the_same_report(record):
     assert report.html(record) == report.html(record)
     assert report.markdown(record) == report.markdown(record)
@@ -180,6 +199,11 @@ def poisoned(words: str, folder) -> Record:
         directory=str(folder),
         audit=replace(samples.AUDIT, settings=tuple(settings)),
         sweep=Sweep((level,)),
+        seen=replace(
+            samples.SEEN,
+            orphans=(replace(samples.SEEN.orphans[0], kind=words, name=words),),
+            parts=tuple(replace(part, name=words) for part in samples.SEEN.parts),
+        ),
         ladder=replace(
             samples.LADDER,
             rungs=tuple(replace(rung, name=words, detail=words) for rung in samples.LADDER.rungs),
@@ -197,6 +221,13 @@ def poisoned(words: str, folder) -> Record:
             ),
         ),
         verdict=verdict,
+        comparison=replace(samples.COMPARISON, note=words),
+        gate=replace(
+            samples.GATE,
+            checks=tuple(
+                replace(check, condition=words, told=words) for check in samples.GATE.checks
+            ),
+        ),
         outcomes=(outcome,),
         spans=tuple(spans),
     )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from playbook.diagnose.facts import Evidence, Sign, dominant, masked, sign, signs, split
 from playbook.diagnose.judge import FEW, failing
-from playbook.diagnose.rules import suspects
+from playbook.diagnose.prove import WITHOUT, interventions, prove
+from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import classify
 from playbook.inject import Plan
-from playbook.model import Fault, Level, Link, Outcome, Span, Sweep
+from playbook.model import Fault, Finding, Level, Link, Outcome, Span, Suspect, Sweep
 from playbook.runner import Run
 
 WIDTH = 10
@@ -28,6 +30,7 @@ def span(request: str, kind: str, name: str, start: float, end: float, **known: 
         "unfinished": "playbook.unfinished",
         "foreign": "playbook.foreign",
         "cause": "playbook.cause",
+        "made_again": "playbook.made_again",
         "read_s": "playbook.timeout_read_s",
         "status": "http.response.status_code",
     }
@@ -573,3 +576,281 @@ def test_a_full_process_is_our_fault_only_at_what_crewai_costs(seconds: float, o
     ]
     late = [outcome(name, seconds=seconds, overran=True) for name in each()]
     assert _ourselves(run(late, spans, stats={"cpu": 0.95})) is ours
+
+
+# --- where the time of a request goes ----------------------------------------------------------
+
+
+def test_the_wait_for_a_thread_is_the_queue_wherever_it_comes() -> None:
+    late = outcome("r", seconds=10.0, overran=True)
+    spans = [
+        span("r", "task", "t", 0.0, 10.0),
+        span("r", "wait", "executor queue", 0.1, 6.0),
+        span("r", "wait", "executor queue", 6.0, 8.5),
+        *chat("r", 8.5, 10.0),
+    ]
+    parts = split(late, spans)
+    assert parts["queue"] == pytest.approx(8.4)
+    assert parts["llm"] == pytest.approx(1.5)
+    assert sign(late, spans) == Sign("deadline", "queue")
+
+
+def test_jobs_that_queue_while_others_work_wait_for_nothing() -> None:
+    late = outcome("r", seconds=10.0, overran=True)
+    spans = [
+        span("r", "task", "t", 0.0, 10.0),
+        span("r", "wait", "executor queue", 0.0, 9.0),
+        *chat("r", 0.0, 10.0),
+    ]
+    assert split(late, spans)["queue"] == pytest.approx(0.0)
+    assert sign(late, spans) == Sign("deadline", "llm")
+
+
+def test_a_fault_that_we_made_again_ourselves_is_met_by_nobody() -> None:
+    well = outcome("r")
+    calls = [*chat("r", fault="server-error"), *chat("r", 0.5, 1.0)]
+    assert masked(run([well], calls)) == {"r": Sign("server-error", "llm")}
+    again = chat("r", fault="server-error", made_again=True)
+    assert masked(run([well], [*again, *chat("r", 0.5, 1.0)])) == {}
+
+
+# --- the proof ---------------------------------------------------------------------------------
+
+
+def test_an_intervention_counts_what_it_takes_away_and_not_what_stays() -> None:
+    both = {Sign("duplicate-write", "tool"), Sign("bad-request", "llm")}
+    written = [outcome(name) for name in each(20)]
+    refused = [Link("openai.BadRequestError", "filtered", 400)]
+
+    def twice(name: str) -> list[Span]:
+        writes = [
+            replace(
+                span(name, "http", "POST /book", at, at + 0.1, within="tool", status=201),
+                attributes={
+                    "playbook.within": "tool",
+                    "playbook.write": "same",
+                    "http.response.status_code": 201,
+                },
+            )
+            for at in (0.0, 0.6)
+        ]
+        return [*writes, *chat(name, 0.2, 0.4, fault="bad-request")]
+
+    before = run(written, [item for name in each(20)[:12] for item in twice(name)])
+
+    def serve(count: int, width: int, plan: Plan, _: str) -> Run:
+        names = each(count)
+        if not plan.agent_tries:
+            return run([outcome(n) for n in names], [s for n in names[:12] for s in twice(n)])
+        # The retry is gone, and with it the second write; the refusal itself stays.
+        return run(
+            [outcome(name, refused) for name in names],
+            [item for name in names for item in chat(name, fault="bad-request")],
+        )
+
+    trial = prove(WITHOUT["side-effect-duplication"], before, both, serve, hidden=True)
+    assert trial.accepted
+    assert trial.proof.after.failures == 0
+    assert trial.proof.returned
+
+
+@pytest.mark.parametrize(("success_falls", "accepted"), [(False, True), (True, False)])
+def test_fewer_retries_prove_amplification_only_if_success_does_not_fall(
+    success_falls: bool, accepted: bool
+) -> None:
+    failed = [Link("openai.InternalServerError", "overloaded", 503)]
+
+    def served(count: int, tries: int, *, well: bool) -> Run:
+        names = each(count)
+        calls = [
+            item
+            for name in names
+            for turn in range(tries)
+            for item in chat(name, turn, turn + 0.5, fault="server-error")
+        ]
+        return run([outcome(name, () if well else failed) for name in names], calls)
+
+    def serve(count: int, width: int, plan: Plan, _: str) -> Run:
+        return served(count, plan.tries or 12, well=success_falls and not plan.tries)
+
+    before = served(20, 12, well=success_falls)
+    (intervention,) = interventions("retry-amplification", before, [], {}, crews=True)
+    trial = prove(intervention, before, {Sign("server-error", "llm")}, serve)
+    assert trial.accepted is accepted
+
+
+def test_a_limit_by_the_minute_is_proven_by_the_pace() -> None:
+    calls = [
+        item
+        for turn in range(40)
+        for item in chat("r", turn * 0.5, turn * 0.5 + 0.1, fault="" if turn % 2 else "rate-limit")
+    ]
+    offered = interventions("provider-rate-limit", run([outcome("r")], calls), [], {}, crews=True)
+    paces = [item.plan.calls_per_s for item in offered if item.plan.calls_per_s]
+    assert paces == [pytest.approx(0.7 * 20 / 19.6)]
+
+
+def test_kickoffs_that_begin_at_once_are_a_fan_out_though_their_calls_queue() -> None:
+    limited = [Link("openai.RateLimitError", "Too many concurrent requests", 429)]
+    names = each()
+    spans = [
+        item
+        for name in names
+        for n in range(12)
+        for item in [
+            span(name, "crew", "crew", 0.0, 12.0),
+            *chat(name, n, n + 1.0, fault="rate-limit" if n > 3 else ""),
+        ]
+    ]
+    failed = run([outcome(name, limited, 12.0) for name in names], spans)
+    assert first(failed, alone()) == "unbounded-parallelism"
+
+
+def test_what_a_broad_intervention_shows_is_less_sure_unless_it_was_seen_as_well() -> None:
+    crossing = Finding("r1 met r2's canary", "canaries")
+    slow, mixed = Suspect("platform-timeout", "platform", 0.8), Suspect("x", "x", 0.8, (crossing,))
+    assert proven(slow, 0.0001).score == 0.98
+    assert proven(slow, 0.0001, broad=True).score == BROADLY
+    assert proven(mixed, 0.0001, broad=True).score == 0.98
+    broad = {name for name, item in WITHOUT.items() if item.broad}
+    assert broad == {"platform-timeout"}, "a longer deadline cures whatever is slow"
+
+
+def test_late_by_one_odd_call_is_the_providers_slowness() -> None:
+    names = each()
+    calls = [s for n in names[:7] for s in chat(n, 0.0, 0.4)]
+    calls += [s for n in names[7:] for s in chat(n, 0.0, 12.0)]
+    outcomes = [outcome(n, seconds=0.5) for n in names[:7]]
+    outcomes += [outcome(n, seconds=12.1, overran=True) for n in names[7:]]
+    assert first(run(outcomes, calls), alone(), deadline_s=6.0) == "provider-slow"
+
+
+def test_late_by_many_usual_calls_is_not() -> None:
+    names = each()
+    calls = [s for n in names for at in range(8) for s in chat(n, at, at + 1.0)]
+    outcomes = [outcome(n, seconds=8.1, overran=True) for n in names]
+    single = run([outcome("a", seconds=8.1, overran=True)], chat("a", 0.0, 1.0), 1)
+    assert first(run(outcomes, calls), single, deadline_s=6.0) == "platform-timeout"
+
+
+def test_one_tool_over_and_over_makes_a_request_late_whatever_it_is_asked() -> None:
+    names = each()
+    spans = [
+        item
+        for name in names
+        for at in range(20)
+        for item in [*chat(name, at, at + 0.9), *tool(name, at + 0.9, at + 0.95)]
+    ]
+    outcomes = [outcome(name, seconds=20.0, overran=True) for name in names]
+    assert first(run(outcomes, spans), alone(), deadline_s=10.0) == "agent-loop"
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("dns", "dns-failure"),
+        ("tls", "tls-failure"),
+        ("connect-refused", "connect-failure"),
+        ("connect-timeout", "connect-failure"),
+    ],
+)
+def test_a_service_that_is_never_reached_is_the_networks_and_goes_with_its_tool(
+    fault: str, cause: str
+) -> None:
+    names, single = each(), each(5, "a")
+    spans = [s for n in names for s in [*chat(n), *tool(n, 0.5, 0.6, fault=fault)]]
+    before = [s for n in single for s in [*chat(n), *tool(n, 0.5, 0.6, fault=fault)]]
+    found = run([outcome(name) for name in names], spans)
+    assert first(found, run(map(outcome, single), before, 1), hidden=True) == cause
+    signs_ = sorted(set(masked(found).values()))
+    (plan,) = interventions(cause, found, signs_, {}, crews=True)
+    assert plan.plan.stub == ("read",)
+    # One that is reached at times is the tool's own trouble.
+    assert first(found, alone(), hidden=True) in ("tool-error", "tool-slow")
+
+
+def test_two_causes_that_only_go_together_are_both_named() -> None:
+    """A larger executor only moves the queue to CrewAI's lock, and the other lock alone is idle."""
+    from types import SimpleNamespace
+
+    from playbook.diagnose.judge import _try
+
+    late = Sign("deadline", "queue")
+    queued = [Suspect("thread-pool-starvation", "orchestration", 0.8)]
+    locked = [Suspect("crewai-lock-contention", "orchestration", 0.7)]
+
+    def served(count: int, *, well: bool) -> Run:
+        names = each(count)
+        spans = [] if well else [span(n, "wait", "executor queue", 0.0, 9.0) for n in names]
+        seconds = 1.0 if well else 10.0
+        return run([outcome(n, seconds=seconds, overran=not well) for n in names], spans)
+
+    asked: list[str] = []
+
+    def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
+        asked.append(text)
+        return served(count, well=bool(plan.executor and plan.own_lock))
+
+    bench = SimpleNamespace(
+        run=serve, answers={}, components=("task:1",), spare_storage="", seconds_left=100.0
+    )
+    before = served(20, well=False)
+    assert set(signs(before).values()) == {late}
+
+    def tried(ranked: list[Suspect]) -> tuple[list[Suspect], Any]:
+        case: Any = SimpleNamespace(bench=bench)
+        return _try(case, ranked, before, evidence(before), {late}, hidden=False)
+
+    ranked, proof = tried([*queued, *locked])
+    assert [(item.cause, item.score) for item in ranked] == [
+        ("thread-pool-starvation", 0.9),
+        ("crewai-lock-contention", 0.85),
+    ]
+    assert proof is not None
+    assert proof.returned
+    assert proof.intervention == f"{asked[0]}, and {asked[1]}"
+
+    ranked, proof = tried(queued)
+    assert proof is None
+    assert ranked[0].score < 0.3
+
+
+def test_addresses_are_kept_only_where_one_was_ever_found() -> None:
+    nowhere = run([outcome("r")], chat("r", fault="dns"))
+    at_times = run([outcome("r")], [*chat("r", fault="dns"), *chat("r", 1.0, 2.0)])
+    assert interventions("dns-failure", nowhere, [], {}, crews=True) == []
+    (kept,) = interventions("dns-failure", at_times, [], {}, crews=True)
+    assert kept.plan == Plan(pin=True)
+
+
+def test_another_storage_is_offered_only_where_the_targets_own_cannot_be_written() -> None:
+    found = run([outcome("r")])
+    assert interventions("storage-not-writable", found, [], {}, crews=True) == []
+    (other,) = interventions("storage-not-writable", found, [], {}, crews=True, storage="/x")
+    assert other.plan == Plan(storage="/x")
+
+
+# --- where requests stand ------------------------------------------------------------------------
+
+
+def test_jobs_that_never_get_a_thread_hang_in_the_queue() -> None:
+    fault = Fault("hung", "platform", "no end", False, chain=(Link("hung", "no end"),))
+    waits = [span(name, "wait", "executor queue", 0.0, 45.0, unfinished=True) for name in each()]
+    inside = {"/srv/app.py:19 in handle": 9.5}
+    hung = [Outcome(name, f"pbk{name}", False, 0.0, 45.0, fault) for name in each()]
+    found = run(hung, waits, stood=inside)
+    assert set(signs(found).values()) == {Sign("hung", "queue")}
+    (ranked, *_) = suspects(signs(found), found, evidence(alone(), found))
+    assert ranked.cause == "thread-pool-starvation"
+    assert "9.5 of 10 stand at /srv/app.py:19 in handle" in [
+        item.finding for item in ranked.evidence
+    ]
+
+
+def test_a_call_that_is_open_hangs_before_a_job_that_waits() -> None:
+    spans = [
+        span("r", "wait", "executor queue", 0.0, 45.0, unfinished=True),
+        *chat("r", 0.0, 45.0, unfinished=True),
+    ]
+    fault = Fault("hung", "platform", "no end", False, chain=(Link("hung", "no end"),))
+    assert sign(Outcome("r", "pbkr", False, 0.0, 45.0, fault), spans) == Sign("hung", "llm")

@@ -8,13 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Starter
+from conftest import Starter, gone, until
 
 from playbook import inject, lab
 from playbook.target import TargetError
@@ -25,25 +23,6 @@ EXTRA = Path(__file__).parent / "targets_extra"
 TARGETS = Path(__file__).parent / "targets"
 NASTY, PLAIN = EXTRA / "nasty.py", EXTRA / "plain.py"
 ASK = {"question": "{canary}"}
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Await a condition; the seconds are only how long a failing test takes."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        threading.Event().wait(0.02)
-    return True
-
-
-def gone(pid: int) -> bool:
-    """No such process, or one that only waits to be reaped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 def source(folder: Path, text: str, name: str = "service.py") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import samples
@@ -26,6 +27,7 @@ from playbook.model import (
 ALL = [
     samples.SWEEP,
     samples.LADDER,
+    samples.SEEN,
     samples.REDUCTION,
     samples.REINTRODUCTION,
     samples.AUDIT,
@@ -227,3 +229,15 @@ def test_a_level_without_attempts_has_no_share():
 def test_nothing_else_can_be_shown():
     with pytest.raises(TypeError, match="nothing to show of a int"):
         show.text(3)
+
+
+def test_a_notebook_keeps_what_every_run_repeats_and_a_terminal_the_whole(monkeypatch):
+    import IPython
+    from IPython.core.formatters import DisplayFormatter
+
+    for kernel, plain in ((object(), show.stable), (None, show.text)):
+        shell = SimpleNamespace(kernel=kernel)
+        monkeypatch.setattr(IPython, "get_ipython", lambda shell=shell: shell)
+        shown, _ = DisplayFormatter().format(samples.SWEEP)
+        assert shown["text/plain"] == plain(samples.SWEEP)
+        assert shown["text/html"] == show.html(samples.SWEEP)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from playbook.model import Count
 from playbook.stats import Sequential, attempts_needed, fell, quantile, slower, wilson
@@ -135,3 +136,107 @@ def test_so_many_clean_attempts_as_needed_decide(rate: float) -> None:
     test.add(Count(1, 0))
     assert test.answer is False
     assert test.needed == 0
+
+
+@pytest.mark.parametrize("burst", [1, 8, 10, 50])
+@pytest.mark.parametrize("rate", [0.12, 0.3, 0.6, 1.0])
+def test_the_error_rates_hold_in_bursts_and_for_rates_that_a_sweep_only_guessed(
+    rate: float, burst: int
+) -> None:
+    """A sweep of 24 tells a rate only roughly; what fails must not be called gone for that."""
+    dice, wrong, served = random.Random(7), 0, 0
+    while served < SIMULATIONS:
+        failed = sum(dice.random() < rate for _ in range(24))
+        if failed < 3:
+            continue  # nobody would have looked for a culprit
+        served += 1
+        test = Sequential(failed / 24)
+        for _ in range(500):
+            if test.answer is not None:
+                break
+            test.add(Count(burst, sum(dice.random() < rate for _ in range(burst))))
+        wrong += test.answer is False
+    assert wrong / SIMULATIONS <= 0.05
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.6])
+def test_what_is_needed_is_what_it_takes_when_nothing_fails(rate: float) -> None:
+    """Honest at any moment, whatever was counted so far; and no more than that is taken."""
+    dice = random.Random(3)
+    for _ in range(200):
+        test = Sequential(rate)
+        for _ in range(dice.randrange(12)):
+            test.add(Count(1, int(dice.random() < rate / 3)))
+        if test.answer is not None:
+            continue
+        needed = test.needed
+        assert needed > 0
+        test.add(Count(needed - 1, 0))
+        assert test.answer is None
+        test.add(Count(1, 0))
+        assert test.answer is False
+
+
+@pytest.mark.parametrize("attempts", [5, 10, 24, 100])
+@pytest.mark.parametrize("rate", [0.02, 0.1, 0.3, 0.5, 0.9])
+def test_wilson_covers_what_it_promises(rate: float, attempts: int) -> None:
+    """Exactly, over all counts: on average 95 %; near the ends never far below."""
+    chances = binom.pmf(np.arange(attempts + 1), attempts, rate)
+    inside = [low <= rate <= high for low, high in _intervals(attempts)]
+    assert float(chances @ inside) >= (0.85 if rate in (0.02, 0.9) else 0.91)
+
+
+def test_wilson_covers_95_percent_on_average() -> None:
+    rates = np.linspace(0.01, 0.99, 99)
+    for attempts in (10, 24, 100):
+        pmf = binom.pmf(np.arange(attempts + 1)[:, None], attempts, rates[None, :])
+        inside = np.array([[low <= p <= high for p in rates] for low, high in _intervals(attempts)])
+        assert 0.94 <= float((pmf * inside).sum(0).mean()) <= 0.97
+
+
+def _intervals(attempts: int) -> list[tuple[float, float]]:
+    return [wilson(Count(attempts, failures)) for failures in range(attempts + 1)]
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])
+def test_so_many_attempts_are_clean_by_luck_once_in_a_hundred_at_most(rate: float) -> None:
+    dice, n = random.Random(5), attempts_needed(rate)
+    clean = sum(all(dice.random() >= rate for _ in range(n)) for _ in range(3000))
+    assert clean / 3000 <= 0.01 + 0.006  # three standard errors
+
+
+@pytest.mark.parametrize("attempts", [8, 24, 60])
+def test_fishers_test_seldom_sees_a_fall_where_there_is_none(attempts: int) -> None:
+    """Exactly: both counts of the same rate, every pair of counts weighed by its chance."""
+    for rate in (0.1, 0.3, 0.7):
+        chances = binom.pmf(np.arange(attempts + 1), attempts, rate)
+        likely = np.flatnonzero(chances > 1e-4)
+        wrong = sum(
+            chances[a] * chances[b]
+            for a in likely
+            for b in likely
+            if b < a and fell(Count(attempts, int(a)), Count(attempts, int(b))) < 0.05
+        )
+        assert wrong <= 0.05
+
+
+@pytest.mark.parametrize(("alone", "many", "power"), [(3, 10, 0.6), (10, 10, 0.9), (3, 50, 0.6)])
+def test_slower_seldom_sees_what_is_not_there_and_often_what_is(
+    alone: int, many: int, power: float
+) -> None:
+    """Latencies have a long tail; a tail alone is no slowdown, twice as long is one.
+
+    Three calls alone beside ten at once are what the ladder compares.
+    """
+    dice = np.random.default_rng(1)
+    wrong = right = 0
+    for _ in range(800):
+        before, after = dice.lognormal(0, 0.4, alone), dice.lognormal(0, 0.4, many)
+        wrong += slower(before.tolist(), after.tolist()) < 0.05
+        right += slower(before.tolist(), (after * 2).tolist()) < 0.05
+    assert wrong / 800 <= 0.05 + 0.023  # three standard errors
+    assert right / 800 >= power
+
+
+def test_latencies_that_are_all_the_same_are_not_slower() -> None:
+    assert slower([1.0] * 10, [1.0] * 10) > 0.4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from playbook import canary, inject, target
+from playbook.observe import scope
 from playbook.target import TargetError, parse
 
 TOKEN = "pbk0123456789"
@@ -375,7 +377,7 @@ def test_an_endpoint_is_asked_with_each_requests_canary(service: Any) -> None:
     ask = target.endpoint(
         f"{url}/ask/{{canary}}", "PUT", {"X-Request": "r-{canary}"}, '{"q": "{canary}"}'
     )
-    assert ask.invoke(None, TOKEN) == {"status": 200, "text": "hello"}
+    assert target.answer(ask.invoke(None, TOKEN)) == ("hello", 200)
     ((method, path, fields, body),) = asked
     assert (method, path, body) == ("PUT", f"/ask/{TOKEN}", f'{{"q": "{TOKEN}"}}')
     assert fields["x-request"] == f"r-{TOKEN}"
@@ -396,3 +398,50 @@ def test_a_body_makes_it_a_post_and_its_type_is_the_users(service: Any) -> None:
 def test_the_status_of_an_endpoint_is_its_answer(service: Any) -> None:
     url, _ = service
     assert target.answer(target.endpoint(f"{url}/busy").invoke(None, TOKEN))[1] == 503
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_request_says_which_one_it_is_unless_the_user_does(service: Any) -> None:
+    url, asked = service
+    token = scope.current.set(scope.Scope("r123-4", TOKEN))
+    try:
+        target.endpoint(url).invoke(None, TOKEN)
+        target.endpoint(url, headers={"X-Request-ID": "mine"}).invoke(None, TOKEN)
+    finally:
+        scope.current.reset(token)
+    assert [fields["x-request-id"] for _, _, fields, _ in asked] == ["r123-4", "mine"]
+
+
+@pytest.mark.usefixtures("direct")
+def test_inputs_are_sent_as_the_json_body(service: Any) -> None:
+    url, asked = service
+    target.endpoint(url, body="{}").invoke({"id": "ä", "items": [1, 2]}, TOKEN)
+    method, _, fields, body = asked[0]
+    assert (method, fields["content-type"]) == ("POST", "application/json")
+    assert json.loads(body) == {"id": "ä", "items": [1, 2]}
+
+
+@pytest.mark.usefixtures("direct")
+def test_a_plan_waits_out_what_the_service_turns_away(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, asked = service
+    monkeypatch.setattr(inject, "RETRY_LIMIT", 2)
+    inject.use(inject.Plan(retry=("server-error",)))
+    try:
+        assert target.answer(target.endpoint(f"{url}/busy").invoke(None, TOKEN))[1] == 503
+        assert len(asked) == 3  # the first, and twice again
+    finally:
+        inject.use(inject.Plan())
+    target.endpoint(f"{url}/busy").invoke(None, TOKEN)
+    assert len(asked) == 4
+
+
+@pytest.mark.usefixtures("direct")
+def test_what_the_user_sent_in_a_header_is_in_no_answer(service: Any) -> None:
+    url, _ = service
+    asks = target.endpoint(url, headers={"X-Key": "hello-hello", "Accept": "hello"})
+    assert target.answer(asks.invoke(None, TOKEN))[0] == "hello"
+    secret = target.endpoint(url, headers={"Authorization": "Bearer hello"})
+    # Too short to be a secret, and what is masked must not eat every answer.
+    assert target.answer(secret.invoke(None, TOKEN))[0] == "hello"

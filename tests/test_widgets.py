@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +18,13 @@ import samples
 
 pytest.importorskip("ipywidgets")
 
-from playbook.bench import Settings
-from playbook.model import Progress, Sweep
-from playbook.notebook import panel, run
+from playbook.bench import BudgetSpent, NotConfirmed, Settings, Stopped
+from playbook.model import Ladder, Progress, Reduction, Sweep
+from playbook.notebook import panel, panes, run
 from playbook.notebook.live import Live
+from playbook.plots import rung_name
+from playbook.target import Spec
+from playbook.training import open_case
 
 FEW = samples.requests(10)
 SECONDS = 20
@@ -29,13 +36,18 @@ class FakeCase:
 
     def __init__(self, *, gated: bool = False, error: Exception | None = None) -> None:
         self.settings = Settings()
+        self.spec = Spec("crew.py:crew", "python")
         self.heard: list[Progress] = []
         self.on_progress = self.heard.append
         self.gate = threading.Semaphore(0 if gated else 10_000)
-        self.asked: list[object] = []
+        self.asked: list[Settings] = []
         self.threads: set[str] = set()
         self.error = error
         self.halted = threading.Event()
+        self.bench = SimpleNamespace(resume=self.halted.clear)
+        self.names: tuple[str, ...] = ()
+        self.results: dict[str, Any] = {}
+        self.sent = 0
 
     def stop(self) -> None:
         self.halted.set()
@@ -44,26 +56,56 @@ class FakeCase:
     def configure(self, **changes: Any) -> None:
         self.settings = replace(self.settings, **changes)
 
-    def sweep(self, levels=None, timeout=None) -> Sweep:
-        self.halted.clear()
-        self.asked.append((tuple(levels), timeout, self.settings))
+    def write(self, name: str, data: Any) -> None:
+        """What is kept is tried on a real case."""
+
+    def components(self) -> tuple[str, ...]:
+        return self.names
+
+    def step(self, name: str) -> Any:
+        return self.results.get(name)
+
+    def left(self) -> tuple[int, float]:
+        return self.settings.max_requests - self.sent, 90.0
+
+    def sweep(self) -> Sweep:
+        self.asked.append(self.settings)
         self.threads.add(threading.current_thread().name)
         if self.error:
             raise self.error
+        done = self.results["sweep"] = self._levels()
+        return done
+
+    def _levels(self) -> Sweep:
         done = []
-        for concurrency, level in zip(levels, samples.SWEEP.levels, strict=False):
+        for concurrency, level in zip(self.settings.levels, samples.SWEEP.levels, strict=False):
             text = f"{concurrency} at once"
             self.on_progress(Progress("sweep", text, 0, len(FEW), concurrency))
             for number, outcome in enumerate(FEW, 1):
                 self.gate.acquire()
                 if self.halted.is_set():
                     return Sweep(tuple(done), stopped_early=True)
+                self.sent += 1
                 self.on_progress(
                     Progress("sweep", text, number, len(FEW), concurrency, outcome=outcome)
                 )
             done.append(level)
             self.on_progress(Progress("sweep", concurrency=concurrency, level=level))
         return Sweep(tuple(done))
+
+    def isolate(self) -> Ladder:
+        for rung in samples.LADDER.rungs[:-1]:
+            self.gate.acquire()
+            if self.halted.is_set():
+                raise Stopped
+            self.on_progress(Progress("isolate", rung.name, rung=rung))
+        return samples.LADDER
+
+    def reduce(self) -> Reduction:
+        return samples.REDUCTION
+
+    def verdict(self) -> Any:
+        return samples.VERDICT
 
 
 def seen(widget, name, condition) -> None:
@@ -80,34 +122,61 @@ def seen(widget, name, condition) -> None:
     widget.unobserve(look, name)
 
 
-def test_run_ends_with_the_sweep_and_its_figure():
+def shown(pane) -> bool:
+    return pane.layout.display == "flex"
+
+
+def test_run_ends_with_the_sweep_and_its_figures():
     case = FakeCase()
     view = panel(case, levels=(1, 10))
-    first = view.image.value
+    first = view.sweep.figure.value
     result = view.start().wait(SECONDS)
     assert result.levels == samples.SWEEP.levels[:2]
     assert view.result is result
-    assert bytes(view.image.value).startswith(b"\x89PNG")
-    assert view.image.value != first
-    assert "13 of 40" in view.table.value
+    assert "<svg " in view.sweep.figure.value
+    assert view.sweep.figure.value != first
+    assert "13 of 40" in view.sweep.table.value
     assert "Done: 13 of 60 requests failed." in view.status.value
-    assert not view.run_button.disabled
+    assert not view.buttons["sweep"].disabled
     assert view.stop_button.disabled
     assert view.progress.value == view.progress.max
+
+
+def test_every_figure_says_in_words_what_it_shows_and_has_a_table():
+    view = panel(FakeCase(), levels=(1, 10))
+    view.start().wait(SECONDS)
+    view.start("isolate").wait(SECONDS)
+    for pane in (view.sweep, view.requests, view.ladder):
+        assert shown(pane)
+        assert re.search(r'<svg [^>]*role="img" aria-label="[^"]{10,}', pane.figure.value)
+        assert "<table>" in pane.table.value
+
+
+def test_requests_are_told_run_by_run_with_what_failed():
+    view = panel(FakeCase(), levels=(1, 10))
+    assert not shown(view.requests)
+    view.start().wait(SECONDS)
+    rows = view.requests.table.value
+    bad = sum(outcome.failed for outcome in FEW)
+    assert rows.count(f"{bad} of 10") == 2
+    kind = next(outcome.fault.kind for outcome in FEW if outcome.fault)
+    assert kind in rows
 
 
 def test_the_sweep_is_shown_while_it_runs_and_run_is_off():
     case = FakeCase(gated=True)
     view = panel(case, levels=(1, 10))
-    before = view.image.value
+    before = view.sweep.figure.value
     view.start()
-    assert view.run_button.disabled
+    assert all(button.disabled for button in view.buttons.values())
     assert not view.stop_button.disabled
     for _ in range(4):
         case.gate.release()
-    seen(view.status, "value", lambda text: "1 at once: 4 of 10 requests" in text)
-    seen(view.image, "value", lambda png: png != before)
-    assert "of 4" in view.table.value
+    seen(view.left, "value", lambda text: "4 of 10 requests." in text)
+    assert "The budget has left: 1,496 requests, 90 s." in view.left.value
+    seen(view.status, "value", lambda text: "Running, 1 at once." in text)
+    seen(view.sweep.table, "value", lambda table: "of 4" in table)
+    assert view.sweep.figure.value != before
     assert view.progress.value == 4
     view.start()  # a second Run while one is running does nothing
     assert len(case.asked) == 1
@@ -122,14 +191,42 @@ def test_stop_keeps_the_partial_result():
     view.start()
     for _ in range(13):
         case.gate.release()
-    seen(view.status, "value", lambda text: "10 at once: 3 of 10" in text)
+    seen(view.status, "value", lambda text: "10 at once" in text)
+    seen(view.left, "value", lambda text: "3 of 10" in text)
     view.stop_button.click()
     assert view.stop_button.disabled
     result = view.wait(SECONDS)
     assert result.stopped_early
     assert [level.concurrency for level in result.levels] == [1]
     assert "Stopped: 0 of 20 requests failed." in view.status.value
-    assert not view.run_button.disabled
+    assert not view.buttons["sweep"].disabled
+
+
+def test_stop_answers_at_once_while_a_hundred_requests_end():
+    case = FakeCase()
+    running = threading.Event()
+
+    def busy() -> Sweep:
+        case.on_progress(Progress("sweep", "100 at once", 0, 5000, 100))
+        for number in range(5000):
+            if case.halted.is_set():
+                break
+            again = replace(FEW[number % len(FEW)], request=f"r{number}")
+            case.on_progress(Progress("sweep", "100 at once", number, 5000, 100, outcome=again))
+            if number == 200:
+                running.set()
+            time.sleep(0.001)
+        return Sweep(stopped_early=True)
+
+    case._levels = busy
+    view = panel(case, levels=(100,))
+    view.start()
+    assert running.wait(SECONDS)
+    began = time.perf_counter()
+    view.stop_button.click()
+    assert "Stopping" in view.status.value
+    assert time.perf_counter() - began < 0.5  # 0.01 s, where nothing else is at work
+    assert view.wait(SECONDS).stopped_early
 
 
 def test_stop_before_the_step_began_is_not_lost():
@@ -149,36 +246,188 @@ def test_a_second_run_starts_afresh():
     case = FakeCase()
     view = panel(case, levels=(1,))
     view.start().wait(SECONDS)
-    view.levels.value = "1 10"
+    view.start("isolate").wait(SECONDS)
+    view.controls.levels.value = "1 10"
     assert len(view.start().wait(SECONDS).levels) == 2
+    assert not shown(view.ladder)  # it was that of the sweep before
+
+
+def test_a_case_that_goes_on_shows_its_sweep():
+    case = FakeCase()
+    case.results["sweep"] = samples.SWEEP
+    view = panel(case)
+    assert view.result is samples.SWEEP
+    assert view.wait(1) is samples.SWEEP
+    assert "88 of 100" in view.sweep.table.value
+
+
+# The other steps -------------------------------------------------------------------
+
+
+def test_the_ladder_fills_in():
+    case = FakeCase(gated=True)
+    view = panel(case)
+    view.buttons["isolate"].click()
+    assert not shown(view.ladder)
+    for number, rung in enumerate(samples.LADDER.rungs[:3], 1):
+        case.gate.release()
+        cell = f">{rung_name(rung)}<"
+        seen(view.ladder.table, "value", lambda table, cell=cell: cell in table)
+        assert view.ladder.table.value.count("<tr>") == number + 1
+    for _ in range(100):
+        case.gate.release()
+    assert view.wait(SECONDS) is samples.LADDER
+    assert "one agent one task" in view.ladder.table.value
+    assert "Done: fails first at the layer orchestration." in view.status.value
+
+
+def test_a_ladder_that_is_stopped_keeps_its_rungs():
+    case = FakeCase(gated=True)
+    view = panel(case)
+    view.start("isolate")
+    case.gate.release()
+    seen(view.ladder.table, "value", lambda table: ">dns<" in table)
+    view.stop_button.click()
+    with pytest.raises(Stopped):
+        view.wait(SECONDS)
+    assert ">dns<" in view.ladder.table.value
+    assert "Stopped" in view.status.value
+    assert 'role="status"' in view.status.value
+
+
+def test_after_a_stop_the_next_step_runs():
+    case = FakeCase()
+    view = panel(case)
+    view.start().wait(SECONDS)
+    case.stop()
+    assert view.start("isolate").wait(SECONDS) is samples.LADDER
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [("reduce", "reduced to task:summarize"), ("verdict", "fault, shared-mutable-state")],
+)
+def test_a_step_that_ends_shows_itself(step, words):
+    view = panel(FakeCase())
+    view.start("sweep").wait(SECONDS)
+    sweep = view.sweep.figure.value
+    view.start(step).wait(SECONDS)
+    assert f"Done: {words}" in view.status.value
+    assert "tool:CaseTool" in view.told.value
+    assert view.sweep.figure.value == sweep  # stays beside it
+    view.start("sweep").wait(SECONDS)
+    assert view.told.value == ""
+
+
+# The controls ----------------------------------------------------------------------
 
 
 def test_controls_reach_the_case():
     case = FakeCase()
+    case.names = ("tool:read", "task:answer")
     view = panel(case)
-    view.levels.value = "10, 1,10"
-    view.each.value, view.timeout.value, view.deadline.value = 8, 2.5, 30
+    controls = view.controls
+    controls.levels.value = "10, 1,10"
+    controls.each.value, controls.timeout.value, controls.deadline.value = 8, 2.5, 30
+    controls.retries.value = 1
+    controls.components["tool:read"].value = False
     view.start().wait(SECONDS)
-    ((levels, timeout, settings),) = case.asked
-    assert (levels, timeout) == ((1, 10), 2.5)
-    assert (settings.requests_per_level, settings.deadline_s) == (8, 30)
-    view.each.value, view.timeout.value, view.deadline.value = 0, 0, 0
+    (asked,) = case.asked
+    assert (asked.levels, asked.timeout_s, asked.tries) == ((1, 10), 2.5, 1)
+    assert (asked.requests_per_level, asked.deadline_s) == (8, 30)
+    assert asked.without == ("tool:read",)
+    controls.each.value, controls.timeout.value, controls.deadline.value = 0, 0, 0
+    controls.retries.value = 0
+    controls.components["tool:read"].value = True
     view.start().wait(SECONDS)
-    _, (_, timeout, settings) = case.asked
-    assert (timeout, settings.requests_per_level, settings.deadline_s) == (None, None, None)
+    assert replace(case.asked[1], levels=()) == replace(Settings(), levels=())
+
+
+def test_components_get_a_checkbox_when_they_are_known():
+    case = FakeCase()
+    view = panel(case)
+    assert not view.controls.components
+    case.names = ("memory", "task:1")
+    view.start().wait(SECONDS)
+    boxes = view.controls.components
+    assert list(boxes) == ["memory", "task:1"]
+    assert all(box.value and box.description == name for name, box in boxes.items())
+    boxes["memory"].value = False
+    case.names = ("memory", "task:1", "task:2")
+    view.start().wait(SECONDS)
+    assert [box.value for box in view.controls.components.values()] == [False, True, True]
+
+
+def test_what_the_case_was_set_to_is_what_the_controls_say():
+    case = FakeCase()
+    case.configure(timeout_s=7.0, tries=3, without=("memory",), deadline_s=9.0)
+    case.names = ("memory", "task:1")
+    controls = panel(case).controls
+    assert (controls.timeout.value, controls.retries.label) == (7.0, "2")
+    assert [box.value for box in controls.components.values()] == [False, True]
+
+
+def test_a_case_that_goes_on_has_its_controls_as_they_were(tmp_path):
+    target = tmp_path / "crew.py"
+    target.write_text("def crew(): return 'ok'\n")
+    folder = tmp_path / "case"
+    text = f"{target}:crew"
+    with open_case(text, directory=folder) as new:
+        controls = panel(new, levels=(1, 10)).controls
+        controls.levels.value, controls.timeout.value = "1, 7", 2.5
+        controls.retries.value, controls.deadline.value, controls.each.value = 2, 9, 4
+        controls.keep(new, controls.asked())
+        assert panel(new, levels=(1, 10)).controls.levels.value == "1, 10"
+    with open_case(text, directory=folder) as again:
+        assert panel(again, levels=(1, 10)).controls.asked() == controls.asked()
+    (folder / "panel.json").write_text('{"levels": ["<script>"]}')
+    with open_case(text, directory=folder) as spoiled:
+        assert panel(spoiled, levels=(1, 10)).controls.levels.value == "1, 10"
+
+
+def test_an_endpoint_has_no_control_that_cannot_reach_it():
+    case = FakeCase()
+    case.spec = Spec("http://localhost/answer", "http")
+    view = panel(case)
+    row = view.controls.children[0].children
+    assert view.controls.levels in row
+    assert view.controls.timeout not in row
+    assert view.controls.retries not in row
+
+
+def test_the_labs_faults_are_swapped_when_they_change():
+    case = FakeCase()
+    swapped: list[object] = []
+    case.lab = SimpleNamespace(swap=swapped.append)
+    case.drill = SimpleNamespace(plan="drill/plan.yaml")
+    view = panel(case)
+    names = dict(view.controls.faults.options)
+    assert names["the drill's own"] == "drill/plan.yaml"
+    view.start().wait(SECONDS)
+    assert swapped == []
+    view.controls.faults.value = names["rate-limit"]
+    view.start().wait(SECONDS)
+    view.start().wait(SECONDS)
+    assert swapped == ["rate-limit"]
+    view.controls.faults.value = "drill/plan.yaml"
+    view.start().wait(SECONDS)
+    assert swapped == ["rate-limit", "drill/plan.yaml"]
 
 
 @pytest.mark.parametrize("words", ["", "ten", "0", "1, -3", "5000"])
 def test_levels_that_are_none_are_said_plainly(words):
     case = FakeCase()
     view = panel(case)
-    view.levels.value = words
+    view.controls.levels.value = words
     view.start()
     assert "whole numbers from 1 to 1000" in view.status.value
     assert 'role="alert"' in view.status.value
     assert not case.asked
     with pytest.raises(RuntimeError, match="nothing was run"):
         view.wait(1)
+
+
+# What goes wrong -------------------------------------------------------------------
 
 
 def test_an_error_is_told_without_a_secret_and_raised_by_wait():
@@ -188,7 +437,18 @@ def test_an_error_is_told_without_a_secret_and_raised_by_wait():
         view.start().wait(SECONDS)
     assert "ValueError: &lt;b&gt;401" in view.status.value
     assert "sk-proj" not in view.status.value
-    assert not view.run_button.disabled
+    assert not view.buttons["sweep"].disabled
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(BudgetSpent(), "The budget is spent"), (NotConfirmed("api.example"), "confirm=True")],
+)
+def test_a_limit_of_the_case_says_what_to_do(error, words):
+    view = panel(FakeCase(error=error))
+    with pytest.raises(type(error)):
+        view.start().wait(SECONDS)
+    assert words in view.status.value
 
 
 def test_wait_gives_up():
@@ -217,19 +477,36 @@ def test_the_job_leaves_the_kernels_thread_alone():
 
 
 def test_frames_are_few():
-    case = FakeCase()
+    case = FakeCase(gated=True)
     view = panel(case, levels=(1, 10, 50, 100))
-    frames = []
-    view.image.observe(frames.append, "value")
+    frames: list[float] = []
+    view._frame = lambda _: frames.append(time.perf_counter())  # one that costs nothing
+    view.start()
+    for _ in range(40):
+        case.gate.release()
+        time.sleep(0.02)
+    view.wait(SECONDS)
+    *while_it_ran, _ = frames
+    assert len(while_it_ran) > 2
+    assert min(later - one for one, later in pairwise(while_it_ran)) > 0.19
+
+
+def test_a_figure_that_says_nothing_new_is_not_drawn_again(monkeypatch):
+    view = panel(FakeCase(), levels=(1,))
     view.start().wait(SECONDS)
-    assert len(frames) < 12  # of 40 outcomes; drawing each would burden the load
+    for name in ("swept", "requests", "climbed"):
+        monkeypatch.setattr(panes, name, lambda *_: pytest.fail("drawn again"))
+    view._frame("sweep")
 
 
 def test_every_control_has_a_label():
-    view = panel(FakeCase())
-    for control in (view.levels, view.each, view.timeout, view.deadline, view.progress):
+    case = FakeCase()
+    case.names = ("memory",)
+    view = panel(case)
+    (row, group) = view.controls.children
+    for control in (*row.children, *group.children[1:], view.progress):
         assert control.description
-    for control in (view.levels, view.each, view.timeout, view.deadline):
+    for control in row.children:
         assert control.style.description_width == "initial"
     assert 'role="status" aria-live="polite"' in view.status.value
 
@@ -238,17 +515,17 @@ def test_repr_is_cheap_and_the_same_each_time():
     assert (
         repr(panel(FakeCase()))
         == repr(panel(FakeCase()))
-        == "<Panel of a sweep: run this cell to see it>"
+        == "<Panel of a case: run this cell to see it>"
     )
 
 
 def test_live_forgets_the_warm_up():
     live = Live((1, 10))
-    live.hear(Progress("sweep", "first request", 0, 1, 1))
-    live.hear(Progress("sweep", "first request", 1, 1, 1, outcome=FEW[0]))
-    assert live.sweep().levels[0].attempts == 1
-    live.hear(Progress("sweep", "1 at once", 0, 10, 1))
+    live.hear(Progress("warm-up", "first request", 0, 1, 1))
+    live.hear(Progress("warm-up", "first request", 1, 1, 1, outcome=FEW[0]))
     assert [level.attempts for level in live.sweep().levels] == [0, 0]
+    assert [len(burst.outcomes) for burst in live.bursts()] == [1]
+    live.hear(Progress("sweep", "1 at once", 0, 10, 1))
     for outcome in FEW:
         live.hear(Progress("sweep", "1 at once", 1, 10, 1, outcome=outcome))
     so_far = live.sweep().levels[0]

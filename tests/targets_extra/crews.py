@@ -1,10 +1,12 @@
 """Crews of every kind: each request makes the same calls, whatever carries them."""
 
+import asyncio
 import os
 
 import httpx
 import requests
 from crewai import LLM, Agent, Crew, Task
+from crewai.flow.flow import Flow, listen, start
 from crewai.tools import BaseTool
 from pydantic import BaseModel, Field
 
@@ -80,6 +82,25 @@ def async_tasks(inputs: dict) -> Crew:
     ]
     tasks.append(_task("sum", last, f"Sum up: {question}", context=list(tasks)))
     return Crew(agents=[first, second, last], tasks=tasks)
+
+
+class Desk(Flow):
+    """Two crews of one request in a flow, one after the other, and a step beside them."""
+
+    @start()
+    def read(self) -> str:
+        return str(_crew(self.state["question"]).kickoff())
+
+    @listen(read)
+    async def answer(self, before: str) -> str:
+        return str(await _crew(self.state["question"]).kickoff_async())
+
+
+def for_each(inputs: dict) -> str:
+    """CrewAI's own way to run one crew for several inputs at once."""
+    crew = _crew("{question}")
+    found = asyncio.run(crew.kickoff_for_each_async([inputs, inputs]))
+    return str(found[-1])
 
 
 class Notes(BaseTool):

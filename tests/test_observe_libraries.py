@@ -1,0 +1,134 @@
+"""Every HTTP library's attempts are seen, with the phases of each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import KEY, Starter
+
+from playbook import lab, runner
+from playbook.model import Span
+from playbook.target import Spec
+
+pytestmark = pytest.mark.e2e
+
+LIBRARIES = Path(__file__).parent / "targets_extra" / "libraries.py"
+ASK = {"question": "{canary}"}
+
+
+@pytest.fixture(scope="module")
+def start_here(
+    provider: lab.Lab, no_network: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Starter]:
+    """As `start`, in a process that also knows the lab's TLS door."""
+    folder = tmp_path_factory.mktemp("libraries")
+    places = provider.places()
+    env = {**no_network, "TLS_URL": places["tls"], "TLS_CA": places["ca"]}
+    nursery = runner.Nursery(Spec("", "python"), folder / "s", folder / "log", env=env)
+    starter = Starter(nursery)
+    yield starter
+    for worker in starter.workers:
+        worker.close()
+    nursery.close()
+
+
+def calls(start: Starter, name: str, requests: int = 1) -> list[Span]:
+    run = start(f"{LIBRARIES}:{name}").run([ASK] * requests, requests, limit_s=30)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * requests, run.outcomes
+    found = sorted((s for s in run.spans if s.kind == "http"), key=lambda s: s.start)
+    assert all(span.request for span in found)
+    return found
+
+
+def phases(span: Span) -> set[str]:
+    known = ("pool_wait", "dns", "connect", "tls", "ttfb", "headers")
+    found = {name for name in known if f"playbook.{name}_s" in span.attributes}
+    told = sum(float(span.attributes[f"playbook.{name}_s"]) for name in found - {"headers"})
+    assert told <= float(span.attributes["playbook.headers_s"]) + 0.01 <= span.seconds + 0.02
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "told"),
+    [
+        ("httpx_named", "httpx", {"pool_wait", "dns", "connect", "ttfb"}),
+        ("httpx_async", "httpx", {"pool_wait", "dns", "connect", "ttfb"}),
+        ("httpx_tls", "httpx", {"pool_wait", "dns", "connect", "tls", "ttfb"}),
+        ("requests_tls", "requests", {"pool_wait", "dns", "connect", "tls", "ttfb"}),
+        ("urllib3_alone", "urllib3", {"pool_wait", "dns", "connect", "ttfb"}),
+        ("botocore_alone", "urllib3", {"pool_wait", "dns", "connect", "ttfb"}),
+        ("aiohttp_named", "aiohttp", {"dns", "connect"}),
+    ],
+)
+def test_the_phases_of_a_first_call(
+    start_here: Starter, provider: lab.Lab, name: str, library: str, told: set[str]
+) -> None:
+    before = len(provider.log())
+    (span,) = calls(start_here, name)
+    (logged,) = provider.log()[before:]
+    assert span.attributes["playbook.provider_request"] == f"req_lab_{logged['id']}"
+    assert span.attributes["playbook.library"] == library
+    assert span.attributes["http.response.status_code"] == 200
+    assert phases(span) == {*told, "headers"}
+    assert span.attributes.get("playbook.reused") is False
+
+
+def test_each_retry_below_requests_is_an_attempt(
+    start_here: Starter, provider: lab.Lab, faults: Any
+) -> None:
+    faults({"faults": [{"fault": "error", "status": 503, "on": "tools/records", "calls": [1, 2]}]})
+    before = provider.stats()["calls"]
+    spans = calls(start_here, "requests_retrying")
+    assert [span.attributes["http.response.status_code"] for span in spans] == [503, 503, 200]
+    assert [span.fault for span in spans] == ["server-error", "server-error", ""]
+    assert len(provider.log(before)) == 3
+    for one, next_one in itertools.pairwise(spans):
+        assert one.end <= next_one.start + 0.001
+
+
+def test_a_connection_that_is_reset_below_requests_is_an_attempt(
+    start_here: Starter, faults: Any
+) -> None:
+    faults({"faults": [{"fault": "reset", "on": "tools/records", "calls": [1, 1]}]})
+    spans = calls(start_here, "requests_retrying")
+    assert [span.fault for span in spans] == ["reset", ""]
+
+
+def test_waiting_for_a_connection_of_the_pool_is_told(start_here: Starter, faults: Any) -> None:
+    faults({"faults": [{"fault": "slow", "seconds": 0.3, "on": "tools/records"}]})
+    spans = calls(start_here, "urllib3_one_connection")
+    waits = sorted(float(span.attributes["playbook.pool_wait_s"]) for span in spans)
+    assert waits[0] < 0.1
+    assert 0.2 < waits[1] < 1.0
+    assert {span.attributes["playbook.pool_limit"] for span in spans} == {1}
+
+
+def test_a_streamed_body_of_aiohttp_belongs_to_its_attempt(
+    start_here: Starter, faults: Any
+) -> None:
+    faults({"latency": {"fixed": 0.05}, "faults": [{"fault": "drip", "seconds": 0.4}]})
+    (span,) = calls(start_here, "aiohttp_streamed")
+    assert span.seconds > float(span.attributes["playbook.headers_s"]) + 0.2
+
+
+def test_a_body_that_is_not_read_ends_with_its_response(start_here: Starter) -> None:
+    (span,) = calls(start_here, "aiohttp_closed_early")
+    assert not span.attributes.get("playbook.left_open")
+
+
+def test_another_requests_canary_in_a_body_that_requests_reads(start_here: Starter) -> None:
+    worker = start_here(f"{LIBRARIES}:requests_for_another")
+    run = worker.run([ASK] * 2, 1, limit_s=30)
+    assert [bool(outcome.foreign) for outcome in run.outcomes] == [False, True]
+    assert run.outcomes[1].foreign == (run.outcomes[0].request,)
+
+
+def test_no_attribute_holds_a_key_or_a_query(start_here: Starter) -> None:
+    for name in ("requests_posting", "aiohttp_streamed"):
+        for span in calls(start_here, name):
+            assert KEY not in repr(span)
+            assert "?" not in str(span.attributes["url.full"])

@@ -1,0 +1,280 @@
+"""What an endpoint's answers and their times say, before any service is asked."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playbook.diagnose import outside
+from playbook.diagnose.facts import Evidence, Sign, signs
+from playbook.diagnose.prove import interventions
+from playbook.diagnose.rules import suspects
+from playbook.errors import classify
+from playbook.inject import Plan
+from playbook.model import Ladder, Link, Outcome, Rung, Span, Sweep
+from playbook.runner import Run
+from playbook.target import error_in, shortened
+
+CHANCE = random.Random(7)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request as it went: the status, or what the connection raised."""
+
+    status: int = 200
+    body: str = "{}"
+    seconds: float = 0.2
+    raised: str = ""
+    """The type of an exception in place of an answer, with its message after a colon."""
+    retry_after: float | None = None
+    foreign: tuple[str, ...] = ()
+    reused: bool = True
+    start: float = 0.0
+
+
+OK = Ask()
+
+
+def served(asks: Sequence[Ask], width: int, prefix: str = "r") -> Run:
+    """A run as the worker reports it."""
+    run = Run(width, Plan())
+    for number, ask in enumerate(asks):
+        name = f"{prefix}{number}"
+        chain: tuple[Link, ...] = ()
+        if ask.raised:
+            type_, _, message = ask.raised.partition(": ")
+            chain = (Link(type_, message),)
+        elif ask.status >= 400:
+            text = f"the handler answered {ask.status}: {ask.body}"
+            chain = (Link("HTTPResponse", text, ask.status),)
+        fault = classify(chain) if chain else None
+        end = ask.start + ask.seconds
+        run.outcomes.append(
+            Outcome(name, f"pbk{number:010}", not chain, ask.start, end, fault,
+                    foreign=ask.foreign)
+        )  # fmt: skip
+        seen: dict[str, Any] = {"playbook.within": "endpoint", "playbook.reused": ask.reused}
+        if ask.retry_after is not None:
+            seen["playbook.retry_after_s"] = ask.retry_after
+        kind = fault.kind if fault else ""
+        run.spans.append(Span(f"s{name}", "", name, "http", "POST /", ask.start, end, seen, kind))
+    return run
+
+
+def pairs(failures: int) -> Rung:
+    status = "failed" if failures else "ok"
+    return Rung(outside.PAIRS, "application", status, "", 2, 24, failures, 0.2)  # type: ignore[arg-type]
+
+
+def slow(name: str) -> Rung:
+    return Rung(name, "application", "slow", "", 10, 1, 0, 0.2)
+
+
+def many(ask: Ask, number: int = 10, spread: float = 0.01) -> list[Ask]:
+    """The same again, as far apart in time as machines are."""
+    return [replace(ask, seconds=ask.seconds + CHANCE.random() * spread) for _ in range(number)]
+
+
+ERROR = Ask(500, '{"error": "Internal Server Error"}')
+ALONE = tuple(many(OK))
+
+
+@dataclass(frozen=True)
+class Case:
+    asks: Sequence[Ask]
+    cause: str
+    alone: Sequence[Ask] = ALONE
+    rungs: tuple[Rung, ...] = ()
+    proof: str | None = None
+    """How the first intervention's name begins; None where there is none."""
+    below: tuple[str, ...] = field(default=())
+    """Causes that must stand below a half."""
+
+
+GONE = Ask(raised="httpx.ConnectError: [Errno 111] Connection refused", start=5.0)
+CASES = {
+    "another's data": Case(
+        [*many(ERROR, 5), *many(replace(OK, foreign=("r9",)), 5)],
+        "shared-mutable-state", proof="one request at a time",
+        below=("provider-rate-limit", "provider-5xx"),
+    ),
+    "bare 500s that a pair shows": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "shared-mutable-state", rungs=(pairs(5),),
+        proof="one request", below=("provider-rate-limit",),
+    ),
+    "bare 500s that no pair shows": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "provider-rate-limit", rungs=(pairs(0),),
+        proof="one request each", below=("shared-mutable-state",),
+    ),
+    "bare 500s of many items at once": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "unbounded-parallelism",
+        rungs=(pairs(0), slow(outside.ITEMS)), proof="each list",
+    ),
+    "undefined, under load alone": Case(
+        [*many(replace(ERROR, body="Cannot read properties of undefined (reading 'id')"), 3),
+         *many(OK, 7)],
+        "shared-mutable-state", proof="one request at a time",
+    ),
+    "429 with Retry-After": Case(
+        [*many(Ask(429, "slow down", retry_after=1.0), 6), *many(OK, 4)], "provider-rate-limit",
+        proof="429 waited out",
+    ),
+    "503 with Retry-After": Case(
+        [*many(Ask(503, "busy", retry_after=1.0), 6), *many(OK, 4)], "provider-rate-limit",
+        proof="429 waited out",
+    ),
+    "a 429 that only the body tells": Case(
+        [*many(Ask(500, "429 Rate limit reached for gpt-4o-mini"), 6), *many(OK, 4)],
+        "provider-rate-limit", proof="one request each",
+    ),
+    "10 s and no further": Case(
+        [*many(replace(ERROR, seconds=10.01)), *many(replace(OK, seconds=7.0), spread=2.5)],
+        "platform-timeout", proof="one request at a time",
+    ),
+    "29 s at a gateway, alone too": Case(
+        many(Ask(504, seconds=29.02)), "platform-timeout",
+        alone=many(Ask(504, seconds=29.02), 3), proof=None,
+    ),
+    "cut at 30 s": Case(
+        [*many(Ask(raised="httpx.RemoteProtocolError: Server disconnected without sending a "
+                   "response.", seconds=30.0)), *many(OK)],
+        "platform-timeout", proof="one request at a time",
+    ),
+    "10 s in a crowd that takes longer": Case(
+        [*many(replace(ERROR, seconds=10.01), 5), *many(replace(OK, seconds=12.0), 5)],
+        "provider-rate-limit", rungs=(pairs(0),), proof="one request each",
+    ),
+    "ends anywhere": Case(
+        [*many(replace(ERROR, seconds=3.0), spread=4.0), *many(OK)],
+        "provider-rate-limit", rungs=(pairs(0),), proof="one request each",
+        below=("platform-timeout",),
+    ),
+    "a server that is held up": Case(
+        [*many(Ask(504, seconds=3.01)), *many(OK)], "event-loop-blocked",
+        rungs=(slow(outside.BESIDE),), proof="one request at a time",
+    ),
+    "somebody inside gave up, and all is slower": Case(
+        [*many(replace(ERROR, body="APITimeoutError: Request timed out.", seconds=2.0))],
+        "provider-slow", proof="one request at a time",
+    ),
+    "somebody inside gave up, and nothing is": Case(
+        [*many(replace(ERROR, body="APITimeoutError: Request timed out."), 4), *many(OK, 6)],
+        "llm-timeout-too-low",
+    ),
+    "connections that break as they are used again": Case(
+        [*many(Ask(raised="httpx.ReadError: [Errno 104] Connection reset by peer"), 4),
+         *many(OK, 6)],
+        "unstable-connection", proof="no connection used twice",
+    ),
+    "nobody listens": Case(many(GONE), "connect-failure", alone=many(GONE, 3)),
+    "its process ended": Case(
+        [*many(OK, 3), *many(Ask(raised="httpx.ReadError: Connection reset by peer"), 5),
+         *many(GONE, 4)],
+        "worker-exit", below=("unstable-connection",),
+    ),
+    "the same share alone": Case(
+        [*many(ERROR, 3), *many(OK, 7)], "provider-5xx",
+        alone=[*many(ERROR, 3), *many(OK, 7)], proof="the failed requests made again",
+    ),
+    "always": Case(many(ERROR), "unknown", alone=many(ERROR, 3)),
+    "refused credentials": Case(many(Ask(401)), "provider-auth", alone=many(Ask(401), 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_failure_has_one_first_suspect(case: Case) -> None:
+    alone = served(case.alone, 1, "a")
+    run = served(case.asks, 10)
+    found = signs(run)
+    evidence = Evidence(Sweep(), [alone, run], Ladder(case.rungs))
+    ranked = suspects(found, run, evidence)
+    assert ranked[0].cause == case.cause, ranked
+    assert all(item.finding for item in ranked[0].evidence)
+    assert not [it for it in ranked if it.cause in case.below and it.score >= 0.5]
+    plans = interventions(case.cause, run, sorted(found.values()), {}, crews=False, single=alone)
+    if case.proof is None:
+        assert plans == []
+    else:
+        assert plans[0].name.startswith(case.proof)
+    told = outside.note(case.cause, logs=None, joined=False, others=ranked)
+    assert "--logs" in told
+    assert "\n" not in told
+
+
+def test_less_load_alone_makes_nobody_sure() -> None:
+    run = served([*many(ERROR, 6), *many(OK, 4)], 10)
+    evidence = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(0),)))
+    ranked = [replace(item, score=0.98) for item in suspects(signs(run), run, evidence)]
+    sure = outside.sure(ranked, signs(run), evidence)
+    assert (sure[0].cause, sure[0].score) == ("provider-rate-limit", 0.7)
+    # What the answers say themselves is another matter.
+    told = served(many(Ask(429, "slow down")), 10)
+    assert outside.sure(ranked, signs(told), evidence) == ranked
+
+
+def test_the_log_of_a_service_names_what_was_inside(tmp_path: Path) -> None:
+    run = served([*many(ERROR, 4), *many(OK, 6)], 10)
+    log = tmp_path / "service.log"
+    lines = [
+        {"time": "2025-01-31T12:00:00.500Z", "level": "error", "requestId": f"r{n}",
+         "msg": "request failed", "err": {"type": "Error", "message": "Failed to execute crew",
+         "cause": {"type": "APIError", "message": "429 Rate limit reached", "status": 429}}}
+        for n in range(4)
+    ] + [{"time": "2025-01-31T12:00:01Z", "level": "info", "requestId": "someone-else",
+          "statusCode": 500, "msg": "done"}]  # fmt: skip
+    log.write_text("\n".join(map(json.dumps, lines)))
+    inner, _ = outside.joined(log, [run])
+    assert inner == {f"r{n}": Sign("rate-limit") for n in range(4)}
+    evidence = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(5),)), inner=inner)
+    first = suspects(signs(run), run, evidence)[0]
+    assert first.cause == "provider-rate-limit"
+    assert first.evidence[0].source == "logs"
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (Ask(422, '{"detail": "customerId is missing"}'), "answers 422 to every request"),
+        (Ask(404, "no such page"), "no such page"),
+        (Ask(raised="playbook.target.TargetError: points to /x"), "points to /x"),
+        (Ask(400, "maximum context length exceeded"), ""),
+        (Ask(500, "broken"), ""),
+        (OK, ""),
+    ],
+)
+def test_what_the_endpoint_does_not_take_is_no_fault_of_its(ask: Ask, says: str) -> None:
+    told = outside.unusable(served(many(ask, 3), 1))
+    assert says in told
+    assert bool(told) is bool(says)
+    assert not outside.unusable(served([ask, OK], 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('{"error": "crew failed"}', "crew failed"),
+        ('{"errors": [{"message": "x"}], "data": null}', '[{"message": "x"}]'),
+        ('{"success": false, "message": "no"}', "no"),
+        ('{"error": null, "answer": "fine"}', ""),
+        ('{"error": ""}', ""),
+        ('{"ok": true}', ""),
+        ("an error", ""),
+        ('["error"]', ""),
+        ('{"error": ', ""),
+    ],
+)
+def test_an_error_in_an_answer_that_calls_itself_a_success(text: str, error: str) -> None:
+    assert error_in(text) == error
+
+
+def test_lists_are_cut_and_nothing_else() -> None:
+    body = '{"id": "x", "items": [1, 2, 3], "deep": {"more": [["a", "b"], ["c"]]}}'
+    assert json.loads(shortened(body, 1)) == {"id": "x", "items": [1], "deep": {"more": [["a"]]}}
+    assert shortened("no JSON", 1) == "no JSON"

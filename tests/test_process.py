@@ -1,0 +1,57 @@
+"""Ourselves and the target: where threads and tasks stand while nobody is called."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from conftest import until
+
+from playbook.observe.process import LOOK, Watch
+
+HERE = str(Path(__file__))
+
+
+def test_threads_at_a_lock_are_seen_there_and_those_of_others_are_not() -> None:
+    gate = threading.Lock()
+    gate.acquire()
+
+    def wait() -> None:
+        with gate:
+            pass
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    watch = Watch()
+    assert until(lambda: bool(watch.stood()), 20 * LOOK)
+    gate.release()
+    for thread in threads:
+        thread.join()
+    watch.stop()
+    where, number = next(iter(watch.stood().items()))
+    assert where.startswith(f"{HERE}:")
+    assert where.endswith(" in wait")
+    assert number > 0.5
+
+
+def test_tasks_at_a_lock_are_seen_there() -> None:
+    async def crowd() -> dict[str, float]:
+        gate = asyncio.Lock()
+        await gate.acquire()
+
+        async def wait() -> None:
+            async with gate:
+                pass
+
+        tasks = [asyncio.create_task(wait()) for _ in range(5)]
+        watch = Watch()
+        await asyncio.to_thread(until, lambda: bool(watch.stood()), 20 * LOOK)
+        gate.release()
+        await asyncio.gather(*tasks)
+        watch.stop()
+        return watch.stood()
+
+    stood = asyncio.run(crowd())
+    assert any(where.startswith(f"{HERE}:") and where.endswith(" in wait") for where in stood)
