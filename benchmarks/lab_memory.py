@@ -28,8 +28,8 @@ def resident(pid: int) -> int:
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
-def main(calls: int) -> int:
-    console = Console()
+def measure(calls: int, console: Console) -> tuple[int, int, int, int]:
+    """Bytes at the start, when the log is full and at the end, and the calls that were served."""
     with lab.start() as running, Progress(console=console) as progress:
         pid = running._process.pid
         task = progress.add_task("calls", total=FIRST + calls)
@@ -43,6 +43,20 @@ def main(calls: int) -> int:
         start = resident(pid)
         full, end = until(FIRST), until(FIRST + calls)
         served = running.stats()["calls"]
+    return start, full, end, served
+
+
+def figures() -> list[tuple[str, str, str, bool | None]]:
+    """For `python benchmarks`."""
+    _, full, end, served = measure(1_000_000, Console(stderr=True))
+    grown = end / full - 1
+    name = f"lab: memory over {served / 1e6:.1f} million calls"
+    return [(name, f"{grown:+.1%}", f"≤ {ALLOWED:.0%}", grown <= ALLOWED)]
+
+
+def main(calls: int) -> int:
+    console = Console()
+    start, full, end, served = measure(calls, console)
     grown = end / full - 1
     console.print(
         f"resident: {start / 2**20:.1f} MiB at the start, {full / 2**20:.1f} after {FIRST:,} calls "

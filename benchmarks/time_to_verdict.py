@@ -24,7 +24,8 @@ from playbook.model import Progress
 PER_LEVEL = 20
 
 
-def main(name: str) -> None:
+def main(name: str, console: Console | None = None) -> tuple[float, float]:
+    """Seconds to the verdict, and the requests against a fixed walk."""
     spent: dict[str, float] = defaultdict(float)
     requests: dict[str, int] = defaultdict(int)
     began = time.perf_counter()
@@ -55,7 +56,7 @@ def main(name: str) -> None:
     for step in ("start", "sweep", "isolate", "prove", "reduce", "reintroduce", "report"):
         table.add_row(step, f"{spent[step]:.1f}", f"{spent[step] / total:.0%}", str(requests[step]))
     table.add_row("all", f"{total:.1f}", "100%", str(verdict.cost.requests))
-    console = Console()
+    console = console or Console()
     console.print(table)
     width = max(level.concurrency for level in verdict.sweep.levels)
     walk = 4 * 100 + components * max(width, PER_LEVEL) * 5
@@ -64,6 +65,16 @@ def main(name: str) -> None:
         f"requests against a fixed walk of {walk} "
         f"(100 a level, 5 bursts a component): {share:.2f} (bound 0.33)"
     )
+    return total, share
+
+
+def figures() -> list[tuple[str, str, str, bool | None]]:
+    """For `python benchmarks`."""
+    total, share = main("shared-state", Console(stderr=True))
+    return [
+        ("time to verdict of the bundled incident", f"{total:.0f} s", "≤ 60 s", total <= 60),
+        ("requests against a fixed walk", f"{share:.2f}", "≤ 0.33", share <= 0.33),
+    ]
 
 
 if __name__ == "__main__":
