@@ -106,6 +106,13 @@ _AGAIN = _words(
     "bad-response lock-timeout storage-locked"
 )
 
+BROKEN = _words("connection-error reset disconnected")
+"""A connection that ended before the answer did: which of these is a matter of timing."""
+TRANSIENT = BROKEN | _words("truncated connect-refused rate-limit server-error bad-response")
+"""Failures that the same call, made again, may not meet."""
+UNANSWERED = _words("timeout read-timeout connect-timeout")
+"""Somebody waited as long as they would."""
+
 # An open class gives way to a class below it in the chain. "Connection error." is what the
 # SDKs say for whatever their transport raised, so anything but a provider's answer refines it.
 _TRANSPORT = _words(

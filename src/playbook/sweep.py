@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from . import canary
 from .bench import Bench, BudgetSpent, Stopped
+from .errors import TRANSIENT, UNANSWERED
 from .inject import Plan
 from .model import Count, Level, Outcome, Progress, Span, Sweep
 from .runner import Run, Worker
@@ -17,11 +18,6 @@ SLOW_SECONDS = 6.0
 """A request that takes so long is not repeated where once will do."""
 DEAR_SECONDS = 8.0
 """A request that hides faults and takes so long is not tried with more of its kind."""
-COMES_AND_GOES = {
-    *("rate-limit", "server-error", "reset", "disconnected", "truncated", "connection-error"),
-    *("read-timeout", "timeout", "connect-timeout", "bad-response"),
-}
-"""Faults that one request may meet and the next may not, whatever its inputs are."""
 FULL = 0.85
 """CPU seconds per second of one Python process above which its own latency is in doubt."""
 
@@ -119,7 +115,7 @@ def _shape(run: Run) -> tuple[list[bool], Counter[tuple[str, str, str]]]:
     steps = Counter(
         (span.kind, span.fault, str(span.attributes.get("http.response.status_code", "")))
         for span in run.spans
-        if span.fault not in COMES_AND_GOES
+        if span.fault not in TRANSIENT | UNANSWERED
     )
     return [outcome.failed for outcome in run.outcomes], steps
 

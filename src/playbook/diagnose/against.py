@@ -36,7 +36,7 @@ from .facts import (
 )
 from .judge import failing, is_hidden
 from .leak import growth, leaking
-from .patterns import TRANSIENT, patterns, repeated
+from .patterns import TRIED_AGAIN, patterns, repeated
 from .rules import SIMPLE
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def _attempts(view: View) -> Trait:
     hit = [
         len(model_attempts(own))
         for own in spans.values()
-        if any(span.kind == "http" and span.fault in TRANSIENT for span in own)
+        if any(span.kind == "http" and span.fault in TRIED_AGAIN for span in own)
     ]
     seen = f"at most {max(hit)} calls in one request" if hit else "no call was tried again"
     return Trait(what, seen, False)

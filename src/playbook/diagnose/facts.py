@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import classify, parse
+from ..errors import BROKEN, classify, parse
 from ..model import Ladder, Outcome, Span, Sweep
 from ..runner import Run
 from ..stats import most_open, quantile, slower
@@ -372,7 +372,8 @@ SHARED = {Sign("crossed"), Sign("executor-busy")}
 def fingerprints(run: Run, *, hidden: bool) -> set[Sign]:
     """What counts as the same failure as those of `run`."""
     found = set(({**masked(run), **signs(run)} if hidden else signs(run)).values())
-    return found | SHARED if found & SHARED else found
+    faces = {Sign(kind, each.place) for each in found if each.kind in BROKEN for kind in BROKEN}
+    return found | faces | (SHARED if found & SHARED else set())
 
 
 def signs(run: Run) -> Mapping[str, Sign]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import classify, parse
+from ..errors import BROKEN, classify, parse
 from ..inject import Plan
 from ..model import Finding, Outcome, Span, Suspect
 from ..runner import Run
@@ -28,7 +28,7 @@ ROUND = frozenset({*range(1, 11), 12, 15, 20, 25, 26, 28, 29, *range(30, 601, 5)
 """Seconds that platforms take for a deadline: small whole numbers, 26, 28, 29, multiples of 5."""
 GATEWAY = frozenset({408, 504, 524, 598, 599})
 """Statuses with which a platform says that the service took too long."""
-BROKEN = frozenset({"reset", "disconnected", "truncated", "connection-error"})
+CUT = BROKEN | {"truncated"}
 CONNECT = frozenset({"connect-timeout", "connect-refused", "connect-failed"})
 FEW = 3
 MANY = 8
@@ -85,7 +85,7 @@ def explains_itself(run: Run) -> bool:
     from .facts import signs
 
     found = signs(run)
-    told = {"crossed", "deadline", "application-error", *_BY_NAME, *BROKEN, *CONNECT}
+    told = {"crossed", "deadline", "application-error", *_BY_NAME, *CUT, *CONNECT}
     return bool(_at_a_deadline(found, run)) or any(each.kind in told for each in found.values())
 
 
@@ -219,7 +219,7 @@ def _causes(
     kind = one.kind
     if kind == "crossed":
         return [("shared-mutable-state", 0.85, _serial(evidence))]
-    overdue = kind == "deadline" or (late and kind in {"server-error", *BROKEN})
+    overdue = kind == "deadline" or (late and kind in {"server-error", *CUT})
     if overdue and (held := _held_up(evidence)):
         texts = late or _overruns(found, run, evidence)
         return [
@@ -232,7 +232,7 @@ def _causes(
         growth = _growth(run, evidence)
         slow: Named = [("provider-slow", 0.45, growth)] if growth else []
         return [("platform-timeout", 0.8, [*texts, *growth]), *slow]
-    if late and kind in {"server-error", *BROKEN}:
+    if late and kind in {"server-error", *CUT}:
         growth = _growth(run, evidence)
         return [("platform-timeout", 0.8, [*late, *growth]), ("provider-slow", 0.35, growth)]
     if kind in ("read-timeout", "timeout"):
@@ -241,7 +241,7 @@ def _causes(
         if growth:
             return [("provider-slow", 0.7, [*growth, *said]), ("llm-timeout-too-low", 0.5, said)]
         return [("llm-timeout-too-low", 0.65, said), ("provider-slow", 0.5, said)]
-    if kind in BROKEN:
+    if kind in CUT:
         return [("unstable-connection", 0.8, _reuse(run))]
     if kind in CONNECT:
         if kind == "connect-refused" and _ended(evidence):
@@ -372,7 +372,7 @@ def _below(evidence: Evidence) -> list[Finding]:
 
 
 def _reuse(run: Run) -> list[Finding]:
-    broken = [s for s in run.spans if place(s) == PLACE and s.fault in BROKEN]
+    broken = [s for s in run.spans if place(s) == PLACE and s.fault in CUT]
     reused = sum(bool(span.attributes.get("playbook.reused")) for span in broken)
     text = f"{len(broken)} connections broke; {reused} of them had served a request before"
     return [Finding(text, "spans")] if broken else []
@@ -405,7 +405,7 @@ def _at_a_deadline(found: Mapping[str, Sign], run: Run) -> list[Finding]:
     ended = sorted(
         outcome.seconds
         for outcome in run.outcomes
-        if found.get(outcome.request, Sign("")).kind in {"server-error", "deadline", *BROKEN}
+        if found.get(outcome.request, Sign("")).kind in {"server-error", "deadline", *CUT}
     )
     if len(ended) < FEW:
         return []
@@ -509,7 +509,7 @@ def experiments(
         paced = (f"one request each {slow.pace_s:g} s, overlap allowed", slow, None, False)
         return [*([(*wait, False)] if asked else []), paced]
     if cause == "unstable-connection":
-        again = ("the broken requests made again", Plan(retry=tuple(sorted(BROKEN))), None, False)
+        again = ("the broken requests made again", Plan(retry=tuple(sorted(CUT))), None, False)
         return [("no connection used twice", Plan(no_reuse=True), None, False), again]
     if cause == "provider-5xx":
         retry = Plan(retry=("server-error",))
@@ -542,7 +542,7 @@ def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidenc
     away, may keep its score.
     """
     kinds = {each.kind for each in found.values()}
-    if evidence.inner or kinds & {"crossed", *_BY_NAME, *BROKEN, *CONNECT, "application-error"}:
+    if evidence.inner or kinds & {"crossed", *_BY_NAME, *CUT, *CONNECT, "application-error"}:
         return list(ranked)
     most = {
         "provider-rate-limit": 0.7,

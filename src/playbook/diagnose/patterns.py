@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..errors import TRANSIENT, UNANSWERED
 from ..model import Finding, Outcome, Span
 from ..runner import Run
 from ..stats import quantile
@@ -37,12 +38,9 @@ BEFORE_THE_WIRE = {
 """Phases of a model call in which nothing has been asked of the provider yet."""
 NO_ANSWER = "Agent completed execution but produced no final output"
 """What CrewAI 1.15 returns as the answer when there is none (agent_executor.py:2601)."""
-TRANSIENT = {
-    *("server-error", "rate-limit", "reset", "disconnected", "truncated", "connection-error"),
-    *("read-timeout", "connect-timeout", "connect-refused", "bad-response"),
-}
-"""What somebody may have tried again in good faith."""
-WAITED_OUT = {"read-timeout", "timeout", "connect-timeout", "execution-timeout"}
+TRIED_AGAIN = TRANSIENT | UNANSWERED
+"""What somebody may have made again in good faith."""
+WAITED_OUT = {*UNANSWERED, "execution-timeout"}
 LATE = {"deadline", *WAITED_OUT}
 PROXY_FAULTS = {
     *("read-timeout", "timeout", "connect-timeout", "connect-refused", "connect-failed", "proxy"),
@@ -150,7 +148,7 @@ def _retries_spent(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern 
     failing = [outcome.request for outcome in run.outcomes if outcome.failed]
     spent = [name for name in failing if name in run.spent]
     kinds = {sign.kind for name, sign in found.items() if name in spent}
-    if len(spent) < FEW or len(spent) < 0.6 * len(failing) or not kinds & TRANSIENT:
+    if len(spent) < FEW or len(spent) < 0.6 * len(failing) or not kinds & TRIED_AGAIN:
         return None
     text = (
         f"{len(spent)} of {len(failing)} failing requests began with an agent whose retries "
@@ -167,7 +165,7 @@ def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern |
     for outcome in run.outcomes:
         own = spans.get(outcome.request, [])
         calls = model_attempts(own)
-        failed = [span for span in calls if span.fault in TRANSIENT]
+        failed = [span for span in calls if span.fault in TRIED_AGAIN]
         if not failed:
             clean.append(len(calls))
             continue

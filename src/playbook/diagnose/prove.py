@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ..errors import BROKEN, TRANSIENT
 from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
@@ -23,16 +24,6 @@ from .facts import (
     slow_at_times,
 )
 
-TRANSIENT = (
-    "bad-response",
-    "rate-limit",
-    "server-error",
-    "reset",
-    "disconnected",
-    "truncated",
-    "connect-refused",
-    "connection-error",
-)
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
 BELOW = 0.7
@@ -167,13 +158,14 @@ def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
     if cause == "unstable-connection" and _reused(run):
         return [WITHOUT["client-across-loops"]]
     if cause != "provider-slow":
-        return [Intervention("the failed model calls made again", Plan(retry=TRANSIENT))]
+        again = Plan(retry=tuple(sorted(TRANSIENT)))
+        return [Intervention("the failed model calls made again", again)]
     if usual := slow_at_times(run):
         return [_cut_off(max(1.0, 4 * usual))]
     alone = [ONE_AT_A_TIME] if run.concurrency > 1 else []
     if not silent_at_times(run):
         return alone
-    again = Plan(retry=(*TRANSIENT, "read-timeout"))
+    again = Plan(retry=(*sorted(TRANSIENT), "read-timeout"))
     return [Intervention("the calls without an answer made again", again), *alone]
 
 
@@ -219,12 +211,11 @@ WITHOUT: Mapping[str, Intervention] = {
 
 
 def _reused(run: Run) -> bool:
-    """Did the connections that broke serve another call before?"""
-    broken = [
-        span
-        for span in run.spans
-        if span.kind == "http" and span.fault in ("reset", "disconnected", "connection-error")
-    ]
+    """Did the connections that broke serve another call before?
+
+    Then as many requests as there are connections meet no such failure.
+    """
+    broken = [span for span in run.spans if span.kind == "http" and span.fault in BROKEN]
     return bool(broken) and all(span.attributes.get("playbook.reused") for span in broken)
 
 
@@ -273,7 +264,8 @@ def prove(
     size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
     if intervention.plan.retry and asked_to_wait(run) > 2.0:
         size = min(size, 10)  # each may have to wait out the provider's window
-    size = max(size, intervention.least)
+    least = max(intervention.least, 2 * level if _reused(run) else 0)
+    size = max(size, least)
     during: Run | None = None
     back = Count(0, 0)
     proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
@@ -293,7 +285,7 @@ def prove(
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             return Trial(proof, False, during)
-        number = max(level, min(size, 20), intervention.least)
+        number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
         back = _sum(back, counted(again))
         p_value = fell(_sum(before, back), after)
