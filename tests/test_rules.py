@@ -789,7 +789,7 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
 
     def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
         asked.append(text)
-        return served(count, well=bool(plan.executor and plan.own_lock))
+        return served(count, well=bool((plan.executor or plan.retry) and plan.own_lock))
 
     bench = SimpleNamespace(
         run=serve, answers={}, components=("task:1",), spare_storage="", seconds_left=100.0
@@ -813,6 +813,12 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
     ranked, proof = tried(queued)
     assert proof is None
     assert ranked[0].score < 0.3
+
+    # Two interventions against the first suspect do not stand in the way of the second.
+    ranked, proof = tried([Suspect("provider-rate-limit", "provider", 0.65), *locked])
+    assert [item.cause for item in ranked] == ["provider-rate-limit", "crewai-lock-contention"]
+    assert proof is not None
+    assert proof.returned
 
 
 def test_addresses_are_kept_only_where_one_was_ever_found() -> None:

@@ -178,7 +178,7 @@ def _try(
         return bench.run("prove", number, width, plan, text=text)
 
     judged = list(ranked)
-    alone: list[tuple[int, Intervention]] = []
+    alone: dict[int, Intervention] = {}
     for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
         tried = False
         for intervention in interventions(
@@ -194,7 +194,7 @@ def _try(
             trial = prove(intervention, run, found, serve, hidden=hidden)
             if not trial.accepted:
                 if intervention.joins:
-                    alone.append((index, intervention))
+                    alone.setdefault(index, intervention)  # its most specific one
                 continue
             name = suspect.cause
             if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
@@ -212,22 +212,23 @@ def _try(
         if index == 0 and judged[index].score >= 0.6:
             # Seen on the wire, or nothing to take away: lesser suspects are not better for that.
             return _each_once(judged), None
-    if (both := _together(alone)) is not None and bench.seconds_left > TIME_TO_REDUCE:
+    both = _together(list(alone.values()))
+    if both is not None and bench.seconds_left > TIME_TO_REDUCE:
         trial = prove(both, run, found, serve, hidden=hidden)
         if trial.accepted:
             # Neither helped alone: each is a cause, and the likelier stands first.
-            for place, (index, _) in enumerate(alone[:2]):
+            for place, index in enumerate(list(alone)[:2]):
                 known = proven(ranked[index], trial.proof.p_value, broad=True)
                 judged[index] = replace(known, score=round(known.score - 0.05 * place, 3))
             return _each_once(judged), trial.proof
     return _each_once(judged), None
 
 
-def _together(alone: Sequence[tuple[int, Intervention]]) -> Intervention | None:
+def _together(alone: Sequence[Intervention]) -> Intervention | None:
     """The two likeliest suspects taken away at once, where neither was the whole cause."""
-    if len({index for index, _ in alone[:2]}) < 2:
+    if len(alone) < 2:
         return None
-    (_, one), (_, other) = alone[:2]
+    one, other = alone[:2]
     plan = together((one.plan, other.plan))
     return Intervention(f"{one.name}, and {other.name}", plan, broad=True) if plan else None
 
