@@ -18,9 +18,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(READY) ## what measures no time side by side, then what does, alone
-	$(BIN)/python -m pytest -m 'not slow and (not e2e or calm)' -n 2 --dist worksteal
-	$(BIN)/python -m pytest -m 'e2e and not calm and not slow'
+unit: $(READY) ## most tests two at a time, then what must have the machine to itself
+	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m 'alone and not slow'
 
 notebooks: $(READY)
 	$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/nbval-sanitize.cfg \

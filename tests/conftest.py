@@ -72,21 +72,6 @@ def no_network(provider: lab.Lab) -> dict[str, str]:
     }
 
 
-CALM = {
-    *("test_audit.py", "test_catalogue.py", "test_cli.py", "test_crewai_facts.py"),
-    *("test_lab_contract.py", "test_lab_providers.py", "test_observe.py"),
-    *("test_observe_libraries.py", "test_worker_needs.py", "test_lab_completeness.py"),
-    *("test_inject.py", "test_plugin.py", "test_seen.py"),
-}
-"""End to end, and nothing in them depends on how long something takes."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.name in CALM:
-            item.add_marker("calm")
-
-
 class Starter:
     """Fresh starts of any target, forked from one process that has crewai imported."""
 

@@ -32,7 +32,7 @@ CHROMIUM = next(
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine", allow_module_level=True)
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "out" / "browser"

@@ -28,7 +28,7 @@ from playbook.runner import Run
 EXTRA = Path(__file__).parent / "targets_extra"
 HOSTILE = EXTRA / "hostile.py"
 ASK = {"question": "{canary}"}
-pytestmark = [pytest.mark.e2e, pytest.mark.calm]
+pytestmark = pytest.mark.e2e
 
 
 def serve(start: Starter, name: str, count: int = 2, width: int = 2, limit: float = 20.0) -> Run:

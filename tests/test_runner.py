@@ -17,7 +17,7 @@ from conftest import Starter, gone, until
 from playbook import inject, lab
 from playbook.target import TargetError
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 
 EXTRA = Path(__file__).parent / "targets_extra"
 TARGETS = Path(__file__).parent / "targets"

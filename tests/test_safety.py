@@ -291,7 +291,6 @@ def test_the_lab_remembers_nothing_of_a_call(provider: lab.Lab) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.calm
 def test_nothing_of_a_real_crew_is_written(
     tmp_path: Path, provider: lab.Lab, no_network: dict[str, str]
 ) -> None:
