@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,17 +22,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .. import canary, inject
-from ..errors import classify
+from ..errors import classify, redact
 from . import record
 from .crew import tool_name, within
 
-PHASES = {
-    "connection.connect_tcp": "connect",
-    "connection.start_tls": "tls",
-    "http11.receive_response_headers": "ttfb",
-    "http2.receive_response_headers": "ttfb",
+_STEPS = {
+    **{f"{way}.connect_tcp": "connect" for way in ("connection", "socks")},
+    **{f"{way}.start_tls": "tls" for way in ("connection", "proxy", "socks")},
+    **{f"{version}.send_request_headers": "" for version in ("http11", "http2")},
+    **{f"{version}.receive_response_headers": "ttfb" for version in ("http11", "http2")},
 }
-"""Phase of each step in httpcore's trace."""
+"""Phase of each step in httpcore's trace; sending has none, and tells that a slot was got."""
+_TRACE = {
+    f"{step}.{state}": (phase, state == "started")
+    for step, phase in _STEPS.items()
+    for state in ("started", "complete")
+}
 
 _COUNTS_TOKENS = re.compile(r"/(?:input_tokens|count_tokens)$|:countTokens$")
 _REPORTS = re.compile(r"/v1/(?:traces|metrics|logs)$|/api/public/(?:otel|ingestion)")
@@ -60,12 +65,11 @@ def status_fault(status: int) -> str:
 class _Address:
     """What a URL alone tells; the same few are called again and again."""
 
-    host: str
-    port: int
     path: str
-    full: str
-    """Without the query, which may carry a key."""
     at: str
+    """Host and port."""
+    attributes: Mapping[str, str | int]
+    """Of its spans; the URL without its query, which may carry a key."""
     counts: bool
     """It has tokens counted."""
     reports: bool
@@ -77,12 +81,11 @@ def _address(url: str) -> _Address:
     parts = urlsplit(url)
     host, number, path = parts.hostname or "", port(parts), parts.path
     at = f"{parts.hostname}:{number}"
+    full = redact(f"{parts.scheme}://{at}{path}")
     return _Address(
-        host,
-        number,
         path,
-        f"{parts.scheme}://{at}{path}",
         at,
+        {"url.full": full, "server.address": redact(host), "server.port": number},
         bool(_COUNTS_TOKENS.search(path)),
         bool(_REPORTS.search(path)) or host.endswith(_REPORTERS),
     )
@@ -110,33 +113,28 @@ class Attempt:
             f"{method} {address.path or '/'}",
             {
                 "http.request.method": method,
-                "url.full": address.full,
-                "server.address": address.host,
-                "server.port": address.port,
                 "playbook.within": self.within,
                 "playbook.tool": tool_name() or None,
                 "playbook.library": library,
             },
             at=self.began,
         )
+        self.open.attributes.update(address.attributes)
         self.done = False
 
     def trace(self, name: str, _info: Any = None) -> None:
-        """httpcore's trace: `<phase>.started`, `.complete`, `.failed`."""
-        phase, _, state = name.rpartition(".")
-        now = time.perf_counter()
-        if "first" not in self.marks and (
-            "connect_tcp" in phase or "send_request_headers" in phase
-        ):
+        """httpcore's trace: `<step>.started`, `.complete`, `.failed`."""
+        if name not in _TRACE:
+            return
+        phase, started = _TRACE[name]
+        if started and not self.marks and phase in ("connect", ""):
             # Until here the request waited for a slot of the client's pool.
-            self.marks["first"] = now
             self.spent("pool_wait", time.time() - self.began)
-            self.open.set("playbook.reused", "connect_tcp" not in phase)
-        key = PHASES.get(phase)
-        if key and state == "started":
-            self.marks[key] = now
-        elif key and state == "complete" and key in self.marks:
-            self.spent(key, now - self.marks[key])
+            self.open.set("playbook.reused", not phase)
+        if started:
+            self.marks[phase] = time.perf_counter()
+        elif phase in self.marks and phase:
+            self.spent(phase, time.perf_counter() - self.marks[phase])
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -156,7 +154,7 @@ class Attempt:
         if phase == "connect":
             seconds -= self.phases.get("dns", 0.0)
         self.phases[phase] = self.phases.get(phase, 0.0) + max(seconds, 0.0)
-        self.open.set(f"playbook.{phase}_s", round(self.phases[phase], 6))
+        self.open.attributes[f"playbook.{phase}_s"] = round(self.phases[phase], 6)
 
     def request(self, headers: Any, body: bytes | str | None, timeout: Any) -> None:
         retry = headers.get("x-stainless-retry-count")

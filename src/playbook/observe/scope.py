@@ -81,14 +81,16 @@ def install() -> None:
 
     @functools.wraps(submit)
     def carried_submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if current.get() is None or self._thread_name_prefix == _HANDLERS:
+        owner, pool = current.get(), self._thread_name_prefix
+        if owner is None or pool == _HANDLERS:
             return submit(self, fn, *args, **kwargs)
-        self._max_workers = max(self._max_workers, inject.active.executor)
+        if inject.active.executor:
+            self._max_workers = max(self._max_workers, inject.active.executor)
         asked, number = time.time(), next(_numbers)
-        queued[number] = (asked, self._thread_name_prefix, current.get(), parent.get())
+        queued[number] = (asked, pool, owner, parent.get())
         if isinstance(context := getattr(getattr(fn, "func", None), "__self__", None), _Context):
             # `asyncio.to_thread`, which carries them itself, and is called 50 times a kickoff.
-            return submit(self, _timed, self._thread_name_prefix, number, asked, context, fn)
+            return submit(self, _timed, pool, number, asked, context, fn)
         values = [variable.get() for variable in _CARRIED]
 
         def job() -> Any:
@@ -96,7 +98,7 @@ def install() -> None:
             tokens = [variable.set(value) for variable, value in zip(_CARRIED, values, strict=True)]
             try:
                 if on_queued is not None and time.time() - asked > SHORT:
-                    on_queued(asked, self._thread_name_prefix)
+                    on_queued(asked, pool)
                 return fn(*args, **kwargs)
             finally:
                 for variable, token in zip(_CARRIED, tokens, strict=True):
