@@ -679,6 +679,32 @@ def test_fewer_retries_prove_amplification_only_if_success_does_not_fall(
     assert trial.accepted is accepted
 
 
+@pytest.mark.parametrize(
+    ("during", "later", "told"),
+    [
+        (4, 4, "tried, and 4 of 20 met it all the same"),
+        (0, 0, "tried, and 0 of 60 met it; but put back, too few met it again"),
+        (1, 1, "tried, and 1 of 60 met it; but put back, too few met it again"),
+    ],
+)
+def test_what_is_not_proven_is_told_as_it_went(during: int, later: int, told: str) -> None:
+    broken = [Link("openai.InternalServerError", "overloaded", 503)]
+
+    def served(count: int, bad: int) -> Run:
+        names = each(count)
+        spans = [s for n in names[:bad] for s in chat(n, fault="server-error")]
+        return run([outcome(n, broken if n in names[:bad] else ()) for n in names], spans)
+
+    def serve(count: int, width: int, plan: Plan, _: str) -> Run:
+        return served(20, during if plan.retry else later)
+
+    before = served(20, 3)
+    (again,) = interventions("provider-5xx", before, [], {}, crews=True)
+    trial = prove(again, before, {Sign("server-error", "llm")}, serve)
+    assert not trial.accepted
+    assert trial.told == f"the failed model calls made again: {told}"
+
+
 def test_a_limit_by_the_minute_is_proven_by_the_pace() -> None:
     calls = [
         item
@@ -799,7 +825,7 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
 
     def tried(ranked: list[Suspect]) -> tuple[list[Suspect], Any]:
         case: Any = SimpleNamespace(bench=bench)
-        return _try(case, ranked, before, evidence(before), {late}, hidden=False)
+        return _try(case, ranked, before, evidence(before), {late}, hidden=False, tried={})
 
     ranked, proof = tried([*queued, *locked])
     assert [(item.cause, item.score) for item in ranked] == [

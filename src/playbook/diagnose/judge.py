@@ -19,7 +19,7 @@ from ..sweep import FULL, row
 from . import outside
 from .facts import Evidence, Sign, fingerprints, masked, signs
 from .leak import leak, suspected
-from .prove import Intervention, interventions, prove, steady
+from .prove import Intervention, Trial, interventions, prove, steady
 from .rules import layer_of, proven, refuted, suspects
 
 if TYPE_CHECKING:
@@ -95,12 +95,14 @@ def judge(case: Case) -> Verdict:
     note = ""
     proof: Proof | None = None
     ranked: list[Suspect] = []
+    tried: dict[str, Trial] = {}
     try:
         if case.step("ladder") is None:
             case.isolate()
         evidence = evidence_of(case, runs)
         ranked = suspects(kinds, run, evidence)
-        ranked, proof = _try(case, ranked, run, evidence, fingerprints(run, hidden=hidden), hidden)
+        same = fingerprints(run, hidden=hidden)
+        ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
         if outside.seen(run):
             ranked = outside.sure(ranked, kinds, evidence)
     except BudgetSpent:
@@ -122,6 +124,8 @@ def judge(case: Case) -> Verdict:
         note = note or "the budget was spent before the reduction ended"
     if proof is None and not note:
         note = "no intervention of the kit can take this cause away; the evidence is all there is"
+        if first.cause in tried:
+            note = f"not proven: {tried[first.cause].told}"
     if case.spec.kind == "http":
         joined = bool(evidence_of(case, runs).inner)
         told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
@@ -170,8 +174,12 @@ def _try(
     evidence: Evidence,
     found: set[Sign],
     hidden: bool,
+    tried: dict[str, Trial],
 ) -> tuple[list[Suspect], Proof | None]:
-    """Intervene against the likeliest causes in turn until one is proven."""
+    """Intervene against the likeliest causes in turn until one is proven.
+
+    How the most specific intervention against each went is left in `tried`, by cause.
+    """
     bench = case.bench
 
     def serve(number: int, width: int, plan: Plan, text: str) -> Run:
@@ -180,7 +188,6 @@ def _try(
     judged = list(ranked)
     alone: dict[int, Intervention] = {}
     for index, suspect in enumerate(ranked[:MOST_SUSPECTS]):
-        tried = False
         for intervention in interventions(
             suspect.cause,
             run,
@@ -190,8 +197,8 @@ def _try(
             single=evidence.alone,
             storage=bench.spare_storage,
         ):
-            tried = True
             trial = prove(intervention, run, found, serve, hidden=hidden)
+            tried.setdefault(suspect.cause, trial)
             if not trial.accepted:
                 if intervention.joins:
                     alone.setdefault(index, intervention)  # its most specific one
@@ -206,7 +213,7 @@ def _try(
                 broad=intervention.broad,
             )
             return _each_once(judged), trial.proof
-        if tried:
+        if suspect.cause in tried:
             judged[index] = refuted(suspect)
         judged[index] = _corroborated(judged[index], evidence)
         if index == 0 and judged[index].score >= 0.6:

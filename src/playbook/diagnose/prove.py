@@ -228,6 +228,17 @@ class Trial:
     during: Run
     """What was measured while the intervention was in place."""
 
+    @property
+    def told(self) -> str:
+        """How it went, where nothing is proven."""
+        before, after = self.proof.before, self.proof.after
+        met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
+        if after.failures * before.attempts > 0.6 * before.failures * after.attempts:
+            return f"{met} all the same"
+        if not self.proof.returned:
+            return f"{met}; but put back, too few met it again"
+        return f"{met}, against {before.failures} of {before.attempts} before, which may be chance"
+
 
 def prove(
     intervention: Intervention,
