@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from playbook.bench import HANDFUL, Bench, BudgetSpent, NotConfirmed, Settings, 
 from playbook.inject import Plan
 from playbook.model import Outcome, Progress, Span
 from playbook.runner import Run
+from playbook.sweep import sweep
 
 EXTRA = Path(__file__).parent / "targets_extra"
 SPEC = target.Spec("crew.py:build", "python", "crew", "build")
@@ -99,12 +101,13 @@ ACTIONS = st.lists(
 )
 
 
-@given(ACTIONS, st.integers(0, 120))
+@given(ACTIONS, st.integers(0, 120), st.booleans())
 def test_no_sequence_of_runs_and_probes_exceeds_the_requests(
-    actions: list[tuple[str, int, int]], most: int
+    actions: list[tuple[str, int, int]], most: int, cold: bool
 ) -> None:
     nursery = FakeNursery()
     bench = build(Settings(max_requests=most), nursery)
+    bench.cold = cold
     worker = bench.fresh()
     for what, count, concurrency in actions:
         before = nursery.served + nursery.probed
@@ -118,7 +121,8 @@ def test_no_sequence_of_runs_and_probes_exceeds_the_requests(
             assert spent == most, "it is spent to the last request before it is called spent"
         sent = nursery.served + nursery.probed
         assert sent <= most
-        assert sent - before <= count + 1, "one more, the first, shows whom a burst would call"
+        # One more, the first, shows whom a burst would call; one more warms a cold start.
+        assert sent - before <= count + 1 + cold
         assert bench.requests == sent
 
 
@@ -160,6 +164,53 @@ def test_what_was_spent_is_told() -> None:
     bench.run("sweep", 3, 1)
     cost = bench.cost()
     assert (cost.requests, cost.provider_calls, cost.tokens) == (3, 3, 21)
+
+
+# --- a start that is cold --------------------------------------------------------------------
+
+
+class ColdWorker(FakeWorker):
+    """Its first request takes `first` seconds, each later one `later`."""
+
+    first, later = 8.0, 0.5
+
+    def run(self, inputs: list[Any], concurrency: int, plan: Plan, **options: Any) -> Run:
+        begun = bool(self.runs)
+        run = super().run(inputs, concurrency, plan, **options)
+        run.outcomes = [
+            replace(outcome, end=self.later if begun or number else self.first)
+            for number, outcome in enumerate(run.outcomes)
+        ]
+        return run
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "cold", "alone"),
+    [(8.0, 0.5, True, 10), (0.6, 0.5, False, 10), (8.0, 7.5, False, 2), (9.0, 6.5, False, 2)],
+)
+def test_what_begins_cold_is_warmed_in_every_fresh_start(
+    first: float, later: float, cold: bool, alone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nursery = FakeNursery()
+    monkeypatch.setattr(ColdWorker, "first", first)
+    monkeypatch.setattr(ColdWorker, "later", later)
+
+    def worker() -> FakeWorker:
+        nursery.workers.append(ColdWorker(nursery.host, 0))
+        return nursery.workers[-1]
+
+    monkeypatch.setattr(nursery, "worker", worker)
+    bench = build(Settings(), nursery)
+    table, runs = sweep(bench, (1, 10))
+    assert bench.cold is cold
+    assert table.levels[0].attempts == len(runs[0].outcomes) == alone
+    # A first request that is not like the others is none of them.
+    assert (first in [outcome.seconds for outcome in runs[0].outcomes]) is (alone == 2)
+    bench.run("prove", 10, 10)
+    sizes = [len(inputs) for inputs, *_ in nursery.workers[-1].runs]
+    assert sizes == ([1, 10] if cold else [10])
+    bench.run("prove", 3, 1)
+    assert [len(inputs) for inputs, *_ in nursery.workers[-1].runs] == [3]
 
 
 # --- the question -----------------------------------------------------------------------------

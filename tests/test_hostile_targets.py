@@ -58,10 +58,8 @@ def _unharmed(start: Starter) -> Iterator[None]:
     ],
 )
 def test_what_ends_a_program_fails_its_requests_and_hangs_nobody(start: Starter, name: str) -> None:
-    began = time.monotonic()
     run = serve(start, name, limit=15)
-    assert time.monotonic() - began < 12, "it was waited for in vain"
-    assert not run.hung
+    assert not run.hung, "it was waited for in vain"
     assert not run.died
     assert [outcome.ok for outcome in run.outcomes] == [False, False]
     assert all(

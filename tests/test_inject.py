@@ -15,7 +15,7 @@ from conftest import Starter
 
 from playbook import inject, lab, load, prompts, runner, target
 from playbook.diagnose.facts import masked
-from playbook.diagnose.prove import TRANSIENT
+from playbook.errors import TRANSIENT
 from playbook.inject import Plan
 
 EXTRA = Path(__file__).parent / "targets_extra"
@@ -378,9 +378,31 @@ def test_an_answer_that_is_none_is_asked_for_again(
 ) -> None:
     faults({"faults": [{"fault": "bad_body", "body": body, "calls": [1, 1]}]})
     before = provider.stats()["calls"]
-    run = start(target).run([ASK], 1, Plan(retry=TRANSIENT), limit_s=60)
+    run = start(target).run([ASK], 1, Plan(retry=tuple(TRANSIENT)), limit_s=60)
     assert [outcome.ok for outcome in run.outcomes] == [True], run.outcomes
     assert [entry["path"] for entry in provider.log(before)][:2] == ["chat/completions"] * 2
+    assert masked(run) == {}, "nobody above the wire met it"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"fault": "bad_body", "body": "no_finish", "calls": [1, 1]},
+        {"fault": "bad_body", "body": "truncated", "calls": [1, 1]},
+        {"fault": "reset", "where": "body", "calls": [1, 1]},
+    ],
+    ids=["no-finish", "truncated", "reset"],
+)
+def test_a_stream_that_breaks_off_is_asked_for_again(
+    start: Starter, provider: lab.Lab, faults: Any, fault: dict[str, Any]
+) -> None:
+    faults({"faults": [fault]})
+    run = start(f"{CREWS}:streamed").run([ASK], 1, Plan(retry=tuple(TRANSIENT)), limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True], run.outcomes
+    calls = [s for s in run.spans if s.kind == "http" and s.attributes["playbook.within"] == "llm"]
+    calls.sort(key=lambda span: span.start)
+    assert [bool(span.fault) for span in calls] == [True, *[False] * (len(calls) - 1)]
     assert masked(run) == {}, "nobody above the wire met it"
 
 

@@ -33,6 +33,8 @@ def span(request: str, kind: str, name: str, start: float, end: float, **known: 
         "made_again": "playbook.made_again",
         "read_s": "playbook.timeout_read_s",
         "status": "http.response.status_code",
+        "finish": "gen_ai.response.finish_reason",
+        "write": "playbook.write",
     }
     attributes = {names[key]: value for key, value in known.items()}
     return Span(f"s{next(NUMBERS)}", "", request, kind, name, start, end, attributes, fault)
@@ -793,6 +795,64 @@ def test_a_service_that_is_never_reached_is_the_networks_and_goes_with_its_tool(
     assert plan.plan.stub == ("read",)
     # One that is reached at times is the tool's own trouble.
     assert first(found, alone(), hidden=True) in ("tool-error", "tool-slow")
+
+
+@pytest.mark.parametrize(
+    ("known", "cause"),
+    [
+        ({"status": 200}, "provider-bad-response"),
+        ({"status": 502, "fault": "server-error"}, "provider-5xx"),
+    ],
+)
+def test_an_error_in_the_body_of_a_200_is_no_status(known: dict[str, Any], cause: str) -> None:
+    """litellm reads the code in the body and raises what it would for the status."""
+    bad = [Link("litellm.exceptions.BadGatewayError", "BadGatewayError: upstream", 502)]
+    names = each()
+    spans = [item for name in names for item in chat(name, **known)]
+    assert first(run([outcome(name, bad) for name in names], spans), alone()) == cause
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "cause"),
+    [
+        ("", "stop", "provider-bad-response"),
+        ("length", "stop", "false-success"),
+        ("stop", "stop", "unknown"),
+        ("", "", "unknown"),  # a client that tells no reasons
+    ],
+)
+def test_a_target_that_turns_down_what_has_no_end_is_right(bad: str, good: str, cause: str) -> None:
+    own = [Link("app.Incomplete", "the answer breaks off")]
+    names = each(20)
+    outcomes = [outcome(name, own if n % 2 else ()) for n, name in enumerate(names)]
+    spans = [
+        span(name, "llm", "gpt-4o", 0.0, 0.5, finish=bad if n % 2 else good)
+        for n, name in enumerate(names)
+    ]
+    assert first(run(outcomes, spans), alone()) == cause
+
+
+def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -> None:
+    names = each()
+
+    def served(*, again: bool) -> list[str]:
+        spans = [
+            item
+            for name in names
+            for item in [
+                *tool(name, 0.0, 2.0, wire=False),
+                *(
+                    span(name, "http", "POST /pay", at, at + 1, within="tool", tool="read",
+                         fault=fault, write="w1")
+                    for at, fault in ((0.0, "read-timeout"), (1.0, ""))[: 1 + again]
+                ),
+            ]
+        ]  # fmt: skip
+        found = run([outcome(name) for name in names], spans)
+        return [each.cause for each in suspects(masked(found), found, evidence(alone(), found))]
+
+    assert served(again=True) == ["tool-slow", "side-effect-duplication", "tool-error"]
+    assert served(again=False) == ["tool-slow", "tool-error"]
 
 
 def test_two_causes_that_only_go_together_are_both_named() -> None:

@@ -111,6 +111,8 @@ class Bench:
         self.hosts: set[str] = set()
         """Hosts that the target's model calls went to."""
         self._served: Worker | None = None
+        self.cold = False
+        """The first request of a fresh start takes much longer than the next ones."""
         self.identifiers = False
         """Identifiers in the inputs may carry a canary without changing what happens."""
         self.marks = True
@@ -306,6 +308,9 @@ class Bench:
         self._ask(count * sends)
         own = worker is None
         worker = worker or self.fresh()
+        if own and self.cold and concurrency > 1 and self.afford(count + 1, sends) > count:
+            # As the sweep did: what begins cold is another experiment.
+            self._run("warm-up", 1, 1, plan, worker, "first request")
         plan = _as_set(plan, self.settings)
         done = 0
         self.runs += 1

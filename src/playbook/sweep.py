@@ -16,6 +16,9 @@ from .stats import most_open, quantile, wilson
 
 SLOW_SECONDS = 6.0
 """A request that takes so long is not repeated where once will do."""
+COLD, COLD_SECONDS = 1.5, 1.0
+"""A first request that takes this many times as long as others, and so many seconds more, has to
+do what they need not: import a package, load a model, fill a cache."""
 DEAR_SECONDS = 8.0
 """A request that hides faults and takes so long is not tried with more of its kind."""
 FULL = 0.85
@@ -56,7 +59,14 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
                 worker=worker,
                 text=f"{concurrency} at once",
             )
-            if slow:
+            if concurrency == 1 and not warm.hung:
+                bench.cold = _seconds(warm) > COLD * _seconds(run) + COLD_SECONDS
+            if slow and bench.cold:
+                each = _seconds(run)
+                again = _count(1, each) - len(run.outcomes)
+                if again > 0:
+                    run.extend(bench.run("sweep", again, 1, plan, worker=worker, text="1 at once"))
+            elif slow:
                 # What the warming up adds is nothing beside such a request: it counts.
                 run.outcomes = warm.outcomes + run.outcomes
                 run.spans = warm.spans + run.spans
@@ -89,6 +99,11 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
     finally:
         bench.lay_by(worker)
     return Sweep(tuple(rows), early), runs
+
+
+def _seconds(run: Run) -> float:
+    """The median time of its requests; 0 if there are none."""
+    return quantile([outcome.seconds for outcome in run.outcomes], 0.5)
 
 
 def _try_identifiers(bench: Bench, worker: Worker, warm: Run, plan: Plan) -> None:

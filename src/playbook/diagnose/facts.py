@@ -165,6 +165,8 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
             # No call of this request failed so: they are the target's own words for it.
             rest = [link for link in chain if not _own_words(link.type)]
             kind = classify(rest).kind if rest else "application-error"
+        if kind == "server-error" and _all_answered(spans):
+            return Sign("bad-response", "llm")  # the error stands in the body of a 200
         if kind in _GENERIC and inner:
             return inner[-1]
         if kind in _GENERIC and outcome.overran:
@@ -179,6 +181,14 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
             return Sign("deadline", dominant(outcome, spans))
         return Sign(kind, "llm" if _is_providers(kind) else "")
     return Sign("deadline", dominant(outcome, spans))
+
+
+def _all_answered(spans: Sequence[Span]) -> bool:
+    """Were model calls made, and all of them answered with a 200?"""
+    calls = model_attempts(spans)
+    return bool(calls) and all(
+        not span.fault and span.attributes.get("http.response.status_code") == 200 for span in calls
+    )
 
 
 _ALLOWED = re.compile(r"execution timed out after (\d+(?:\.\d+)?) seconds")

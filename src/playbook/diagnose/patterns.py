@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import TRANSIENT, UNANSWERED
-from ..model import Finding, Outcome, Span
+from ..model import Count, Finding, Outcome, Span
 from ..runner import Run
-from ..stats import quantile
+from ..stats import fell, quantile
 from .facts import Evidence, Sign, by_request, inner_faults, model_attempts, most_at_once, place
 
 FEW = 2
@@ -62,6 +62,7 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
     every: Sequence[Callable[[Mapping[str, Sign], Run, Evidence], Pattern | None]] = (
         _written_twice,
         _no_answer,
+        _broken_off,
         _retries_spent,
         _amplified,
         _looping,
@@ -94,6 +95,10 @@ def duplicates(spans: Sequence[Span]) -> list[Span]:
     return found
 
 
+CUT = ("length", "max_tokens", "MAX_TOKENS")
+"""Finish reasons of an answer that met its token limit."""
+
+
 def no_answer(outcome: Outcome, spans: Sequence[Span]) -> str:
     """Why a request that ended well has no answer worth the name; empty if it has one."""
     if NO_ANSWER in outcome.result:
@@ -104,7 +109,7 @@ def no_answer(outcome: Outcome, spans: Sequence[Span]) -> str:
     if calls:
         last = max(calls, key=lambda span: span.end)
         reason = last.attributes.get("gen_ai.response.finish_reason")
-        if reason in ("length", "max_tokens", "MAX_TOKENS"):
+        if reason in CUT:
             return f"the last model call was cut at its token limit (finish reason {reason})"
     return ""
 
@@ -142,6 +147,36 @@ def _no_answer(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | No
         return None
     text = f"{len(empty)} of {len(run.outcomes)} requests end well without an answer: {empty[0]}"
     return Pattern("false-success", (Finding(text, "outcomes"),))
+
+
+def _broken_off(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    """Does the target turn down what the model did not say to its end?"""
+    ends: dict[str, str] = {}
+    for span in sorted(run.spans, key=lambda span: span.end):
+        if span.kind == "llm" and not span.fault and place(span) == "llm":
+            ends[span.request] = str(span.attributes.get("gen_ai.response.finish_reason") or "")
+    if not any(reason and reason not in CUT for reason in ends.values()):
+        return None  # the client tells no reasons, or there is no whole answer to compare with
+    turned_down = [name for name, sign in found.items() if name in ends and sign.kind in _OWN_WORDS]
+    well = [o.request for o in run.outcomes if not o.failed and o.request in ends]
+
+    def broken(names: Sequence[str]) -> Count:
+        return Count(len(names), sum(ends[name] in ("", *CUT) for name in names))
+
+    if fell(broken(turned_down), broken(well)) >= 0.01:
+        return None
+    bad, good = broken(turned_down), broken(well)
+    text = (
+        f"in {bad.failures} of {bad.attempts} requests that the target itself turns down, the last "
+        f"model answer has no end (no finish reason, or its token limit); in {good.failures} of "
+        f"{good.attempts} others"
+    )
+    at_limit = any(ends[name] in CUT for name in turned_down)
+    cause = "false-success" if at_limit else "provider-bad-response"
+    return Pattern(cause, (Finding(text, "spans"),))
+
+
+_OWN_WORDS = ("unknown", "application-error")
 
 
 def _retries_spent(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:

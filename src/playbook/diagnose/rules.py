@@ -303,7 +303,9 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
     text = Finding(f"tool {name} takes {quantile(times, 0.5):.2f} s at the median", "spans")
     unreached = sign.kind == "connect-timeout" and _never_reached(sign, run, evidence)
     if sign.kind in WAITED_OUT and not unreached:
-        return [("tool-slow", 0.8, [text, *_direct(evidence, name)]), ("tool-error", 0.3, [])]
+        slow = ("tool-slow", 0.8, [text, *_direct(evidence, name)])
+        again = [("side-effect-duplication", 0.4, each)] if (each := _unsure_writes(run)) else []
+        return [slow, *again, ("tool-error", 0.3, [])]
     if sign.kind == "storage-locked":
         return [("tool-contention", 0.8, [text])]
     if sign.kind in NEVER_THERE and _never_reached(sign, run, evidence):
@@ -320,6 +322,24 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
             [Finding(f"tool {name} fails: {sign.kind}", "spans"), *_direct(evidence, name)],
         )
     ]
+
+
+def _unsure_writes(run: Run) -> list[Finding]:
+    """Writes that were made again after one of the same content was not waited for to its end."""
+    cut = {
+        (span.request, span.attributes["playbook.write"])
+        for span in run.spans
+        if span.fault in ("read-timeout", "timeout") and "playbook.write" in span.attributes
+    }
+    again = {
+        span.request
+        for span in run.spans
+        if not span.fault and (span.request, span.attributes.get("playbook.write")) in cut
+    }
+    text = (
+        f"{len(again)} requests made a write again that had timed out: it may have been done twice"
+    )
+    return [Finding(text, "spans")] if again else []
 
 
 NEVER_THERE = {"dns", "tls", "proxy", "connect-timeout", "connect-refused", "connect-failed"}

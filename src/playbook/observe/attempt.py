@@ -244,7 +244,16 @@ _ANSWERS = ("choices", "content", "output", "candidates")
 """Where a model's answer stands: OpenAI's, Anthropic's, of Responses, Gemini's."""
 
 
+_STREAMED = re.compile(rb"\s*(?:event|data|id|retry)?:")
+_SAID_TO_ITS_END = re.compile(
+    rb'"(?:finish_reason|stop_reason|finishReason)"\s*:\s*"|"response\.completed"'
+)
+"""What ends a stream of OpenAI, Anthropic, Gemini, of Responses."""
+
+
 def _is_answer(body: bytes) -> bool:
+    if _STREAMED.match(body):
+        return _SAID_TO_ITS_END.search(body) is not None
     try:
         data = json.loads(body)
     except ValueError:

@@ -136,10 +136,10 @@ def _prepare(transport: Any, request: Any, is_async: bool) -> Attempt:
     return attempt
 
 
-def _may_come_again(attempt: Attempt, response: Any) -> bool:
-    """Is the answer read here, so that a broken one can be asked for again?"""
-    streamed = "event-stream" in response.headers.get("content-type", "")
-    return bool(inject.active.retry) and attempt.within == "llm" and not streamed
+def _may_come_again(attempt: Attempt) -> bool:
+    """Is the answer read here, so that a broken one can be asked for again? A stream as well:
+    the target then gets its pieces at once."""
+    return bool(inject.active.retry) and attempt.within == "llm"
 
 
 def _answered(attempt: Attempt, response: Any, whole: bool) -> None:
@@ -178,7 +178,7 @@ def _httpx() -> None:
                 try:
                     with following(attempt):
                         response = attempt.unsent(httpx.Response) or handle(self, request)
-                        whole = _may_come_again(attempt, response)
+                        whole = _may_come_again(attempt)
                         if whole:
                             response.read()
                 except BaseException as error:
@@ -205,7 +205,7 @@ def _httpx() -> None:
                 try:
                     with following(attempt):
                         response = attempt.unsent(httpx.Response) or await ahandle(self, request)
-                        whole = _may_come_again(attempt, response)
+                        whole = _may_come_again(attempt)
                         if whole:
                             await response.aread()
                 except BaseException as error:
