@@ -73,6 +73,10 @@ def pairs(failures: int) -> Rung:
     return Rung(outside.PAIRS, "application", status, "", 2, 24, failures, 0.2)  # type: ignore[arg-type]
 
 
+def twins(failures: int) -> Rung:
+    return replace(pairs(failures), name=outside.TWINS)
+
+
 def slow(name: str) -> Rung:
     return Rung(name, "application", "slow", "", 10, 1, 0, 0.2)
 
@@ -107,7 +111,20 @@ CASES = {
     ),
     "bare 500s that a pair shows": Case(
         [*many(ERROR, 6), *many(OK, 4)], "shared-mutable-state", rungs=(pairs(5),),
-        proof="one request", below=("provider-rate-limit",),
+        proof="the same input", below=("provider-rate-limit",),
+    ),
+    "bare 500s that equal pairs do not show": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "shared-mutable-state", rungs=(pairs(12), twins(0)),
+        proof="the same input", below=("provider-rate-limit",),
+    ),
+    "bare 500s that equal pairs show as well": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "provider-rate-limit", rungs=(pairs(12), twins(11)),
+        proof="one request each", below=("shared-mutable-state",),
+    ),
+    "the same, of many items at once": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "unbounded-parallelism",
+        rungs=(pairs(12), twins(11), slow(outside.ITEMS)), proof="each list",
+        below=("shared-mutable-state",),
     ),
     "bare 500s that no pair shows": Case(
         [*many(ERROR, 6), *many(OK, 4)], "provider-rate-limit", rungs=(pairs(0),),
@@ -120,7 +137,7 @@ CASES = {
     "undefined, under load alone": Case(
         [*many(replace(ERROR, body="Cannot read properties of undefined (reading 'id')"), 3),
          *many(OK, 7)],
-        "shared-mutable-state", proof="one request at a time",
+        "shared-mutable-state", proof="the same input",
     ),
     "429 with Retry-After": Case(
         [*many(Ask(429, "slow down", retry_after=1.0), 6), *many(OK, 4)], "provider-rate-limit",

@@ -119,8 +119,8 @@ TABLE = {
         says="which object is shared cannot be seen", also="the canary of",
     ),
     "the same, and only 500s to see": Row(
-        "shared-quiet", "shared-mutable-state", "one request at a time", FAST,
-        also="two at once, no faster than alone",
+        "shared-quiet", "shared-mutable-state", "the same input for all of them", FAST,
+        also="two at once with the same input: 0 of",
     ),
     "its fixed twin": Row("fixed", "", plan=FAST),
     "a 429 inside that becomes a 500": Row(

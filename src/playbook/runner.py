@@ -309,6 +309,9 @@ class Worker:
         (`identifiers`: other strings too); `marks` tell different inputs apart.
         """
         jobs: list[dict[str, Any]] = []
+        if plan.alike:
+            inputs = [inputs[0]] * len(inputs)
+        same = canary.new()
         distinct = list({json.dumps(item, default=str): item for item in inputs}.values())
         own = dict(
             zip(
@@ -318,9 +321,9 @@ class Worker:
             )
         )
         for number, item in enumerate(inputs):
-            token = canary.new()
+            token = same if plan.alike else canary.new()
             # Every other request keeps its identifiers, so that their real path is walked too.
-            carry = identifiers and number % 2 == 0
+            carry = identifiers and (plan.alike or number % 2 == 0)
             jobs.append(
                 {
                     "id": f"r{token[3:9]}-{number}",

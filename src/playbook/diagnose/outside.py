@@ -15,15 +15,17 @@ from pathlib import Path
 
 from ..errors import BROKEN, classify, parse
 from ..inject import Plan
-from ..model import Finding, Outcome, Span, Suspect
+from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
-from ..stats import quantile
+from ..stats import fell, quantile
 from .crossings import crossings
 from .facts import Evidence, Sign, by_request, grows, place
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
 """Name of the rung that separates overlap from rate."""
+TWINS = "two at once with the same input"
+"""Name of the rung that separates data that are mixed up from whatever else overlaps."""
 ROUND = frozenset({*range(1, 11), 12, 15, 20, 25, 26, 28, 29, *range(30, 601, 5)})
 """Seconds that platforms take for a deadline: small whole numbers, 26, 28, 29, multiples of 5."""
 GATEWAY = frozenset({408, 504, 524, 598, 599})
@@ -274,13 +276,29 @@ def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence)
         # Its own code met data that it did not expect, and only when requests overlap.
         return [("shared-mutable-state", 0.75, texts)]
     if pairs is not None and pairs.failures >= 2:
-        return [("shared-mutable-state", 0.75, texts), ("provider-rate-limit", 0.3, [])]
+        return _overlapping(pairs, evidence, texts)
     tries = _tried_inside(found, run)
     limited = 0.65 if tries else 0.55
     return [
         *_fan_out(evidence, 0.7, texts),
         ("provider-rate-limit", limited, [*texts, *tries]),
         ("shared-mutable-state", 0.5 if pairs is None else 0.35, texts),
+    ]
+
+
+def _overlapping(pairs: Rung, evidence: Evidence, texts: list[Finding]) -> Named:
+    """Two at once are enough, at whatever pace: data that are mixed up, or too much at once."""
+    twins = next((rung for rung in evidence.ladder.rungs if rung.name == TWINS), None)
+    if twins is None:
+        return [("shared-mutable-state", 0.7, texts), ("provider-rate-limit", 0.3, [])]
+    texts = [*texts, Finding(f"{twins.name}: {twins.detail}", "isolate")]
+    apart = fell(Count(pairs.attempts, pairs.failures), Count(twins.attempts, twins.failures))
+    if apart < 0.02:
+        return [("shared-mutable-state", 0.8, texts), ("provider-rate-limit", 0.3, [])]
+    return [
+        *_fan_out(evidence, 0.7, texts),
+        ("provider-rate-limit", 0.55, texts),
+        ("shared-mutable-state", 0.4, texts),
     ]
 
 
@@ -518,6 +536,10 @@ def experiments(
         longer: Experiment = ("a deadline 4 times as long", Plan(deadline_factor=4.0), None, False)
         overran = any(outcome.overran for outcome in run.outcomes)
         return [*([longer] if overran else []), *many]
+    if cause == "shared-mutable-state" and run.concurrency > 1:
+        alike: Experiment = ("the same input for all of them", Plan(alike=True), None, False)
+        crossed = any(each.kind == "crossed" for each in found)
+        return many if crossed else [alike, *many]
     if cause == "unbounded-parallelism":
         return [("each list in the request cut to one item", Plan(shorten=1), None, False), *many]
     if cause in _NEEDS_LOAD:
