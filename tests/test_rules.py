@@ -416,10 +416,43 @@ def test_a_deadline_eaten_by_the_memory() -> None:
     assert past_deadline(found) == "memory-slow"
 
 
-def test_a_deadline_eaten_before_anything_began_is_the_queue() -> None:
-    found = late(lambda name: chat(name, 9.0, 9.5))
+def test_a_deadline_eaten_by_the_wait_for_a_thread_is_the_queue() -> None:
+    found = late(
+        lambda name: [span(name, "wait", "executor queue", 0.0, 9.0), *chat(name, 9.0, 9.5)]
+    )
     assert set(signs(found).values()) == {Sign("deadline", "queue")}
     assert past_deadline(found) == "thread-pool-starvation"
+
+
+def test_a_deadline_eaten_before_anything_began_is_no_queue_that_was_seen() -> None:
+    found = late(lambda name: chat(name, 9.0, 9.5), stood={"bot.py:11 in on_message": 8.0})
+    assert set(signs(found).values()) == {Sign("deadline", "own-code")}
+    ranked = suspects(signs(found), found, evidence(alone(), found, deadline_s=5.0))
+    # Threads that nobody sees are asked for first, and tell; the lock stands in the findings.
+    assert [item.cause for item in ranked[:2]] == ["thread-pool-starvation", "platform-timeout"]
+    assert "8.0 of 10 stand at bot.py:11 in on_message" in repr(ranked[1].evidence)
+
+
+@pytest.mark.parametrize(("width", "least"), [(10, 10), (30, 30), (100, 100)])
+def test_an_intervention_meets_the_load_under_which_it_failed(width: int, least: int) -> None:
+    """Behind one lock, 20 at once are late far more seldom than 30."""
+    asked: list[tuple[int, int]] = []
+
+    def serve(count: int, at_once: int, plan: Plan, _: str) -> Run:
+        asked.append((count, at_once))
+        late_ = 0 if plan.executor else count // 2
+        names = each(count)
+        return run(
+            [outcome(n, seconds=9.0, overran=i < late_) for i, n in enumerate(names)],
+            [s for n in names for s in chat(n, 8.0, 8.5)],
+            at_once,
+        )
+
+    before = serve(width, width, Plan(), "")
+    (larger,) = interventions("thread-pool-starvation", before, [], {}, crews=True)
+    prove(larger, before, set(signs(before).values()), serve)
+    assert len(asked) >= 3
+    assert all(count >= least and at_once == width for count, at_once in asked)
 
 
 def test_a_full_process_is_told_as_such() -> None:
@@ -437,7 +470,10 @@ def test_time_is_split_by_place_and_overlaps_count_once() -> None:
     request = outcome("r0", seconds=10.0)
     spans = [*chat("r0", 1, 3), *chat("r0", 2, 4), *tool("r0", 4, 9), *tool("r0", 5, 8)]
     parts = split(request, spans)
-    assert parts == pytest.approx({"queue": 1.0, "llm": 3.0, "memory": 0.0, "tool:read": 5.0})
+    known = {"queue": 0.0, "own-code": 1.0, "llm": 3.0, "memory": 0.0, "tool:read": 5.0}
+    assert parts == pytest.approx(known)
+    waited = [*spans, span("r0", "wait", "executor queue", 0.25, 1)]
+    assert split(request, waited) == pytest.approx({**known, "queue": 0.75, "own-code": 0.25})
     assert dominant(request, spans) == "tool:read"
     assert dominant(outcome("r0", seconds=100.0), chat("r0", 1, 30)) == ""
 
@@ -830,6 +866,64 @@ def test_a_target_that_turns_down_what_has_no_end_is_right(bad: str, good: str, 
         for n, name in enumerate(names)
     ]
     assert first(run(outcomes, spans), alone()) == cause
+
+
+@pytest.mark.parametrize(
+    ("ends", "hidden_"),
+    [
+        (["stop", "stop", "stop", ""], {"r3"}),
+        (["tool_calls", "", "stop", "stop"], {"r1"}),
+        (["", "", "", "stop"], set()),  # a client that seldom tells
+        (["", "", "", ""], set()),
+    ],
+)
+def test_an_answer_that_breaks_off_is_seen_where_its_model_mostly_tells_the_reason(
+    ends: list[str], hidden_: set[str]
+) -> None:
+    names = each(4)
+    spans = [
+        item
+        for name, end in zip(names, ends, strict=True)
+        for item in [
+            span(name, "llm", "gpt-4o", 0.0, 0.5, finish="tool_calls"),
+            span(name, "llm", "gpt-4o", 0.5, 0.9, finish=end),
+            span(name, "llm", "another", 0.2, 0.4),  # and never tells
+        ]
+    ]
+    found = run([outcome(name) for name in names], spans)
+    assert masked(found) == {name: Sign("no-answer") for name in hidden_}
+    offered = interventions("false-success", found, [], {}, crews=True)
+    asked_again = [item for item in offered if item.plan.retry == ("bad-response",)]
+    assert bool(asked_again) is bool(hidden_)
+
+
+def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
+    from types import SimpleNamespace
+
+    from playbook.diagnose.judge import _try
+
+    def served(count: int, bad: int) -> Run:
+        names = each(count)
+        broken = [Link("requests.ReadTimeout", "read timed out")]
+        spans = [s for n in names for s in tool(n, 0.0, 1.0, fault="read-timeout" * (n == "r0"))]
+        return run([outcome(n, broken * (n in names[:bad])) for n in names], spans)
+
+    def judged(later: int) -> list[Suspect]:
+        def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
+            return served(count, later if plan.stub else 0)
+
+        bench = SimpleNamespace(
+            run=serve, answers={}, components=("task:1",), spare_storage="", seconds_left=9.0
+        )
+        before = served(20, 1)
+        found = set(signs(before).values())
+        suspect = Suspect("tool-contention", "tool", 0.7)
+        case: Any = SimpleNamespace(bench=bench)
+        tried: Any = {}
+        return _try(case, [suspect], before, evidence(before), found, hidden=False, tried=tried)[0]
+
+    assert judged(later=0)[0].score == 0.7
+    assert judged(later=20)[0].score < 0.3
 
 
 def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import BROKEN, classify, parse
@@ -250,12 +250,15 @@ QUEUE = "executor queue"
 """The name of the span of a job that waits for a thread."""
 WAITS = {"crewai lock": "lock", "max_rpm": "max_rpm", "event handlers": "handlers"}
 """Places of what `playbook.observe.waits` sees, by the name of the span."""
+OWN = "own-code"
+"""The place of what passes in the target's own code before its first call."""
 STALLS = (*WAITS.values(), "telemetry", "preflight")
 """Places where no time should go at all."""
 
 
 def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
-    """Seconds of a request by place; ``queue`` is the wait for a thread, or for the first span."""
+    """Seconds of a request by place; ``queue`` is the wait for a thread, and `OWN` any other
+    before its first span."""
     inner = [span for span in spans if span.kind not in ("request", "wait")]
     # Waiting for the lock or for `max_rpm` is known time, and not the queue before it.
     parts: dict[str, float] = defaultdict(float)
@@ -286,7 +289,9 @@ def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
         if span.kind in ("llm", "http", "tool", "memory") or (span.kind == "wait" and place(span))
     ]
     idle = [(span.start, span.end) for span in spans if span.name == QUEUE]
-    parts["queue"] = _union([(outcome.start, first), *idle, *busy]) - _union(busy)
+    taken = _union([*idle, *busy])
+    parts["queue"] = taken - _union(busy)
+    parts[OWN] = _union([(outcome.start, first), *idle, *busy]) - taken
     return dict(parts)
 
 
@@ -398,21 +403,26 @@ def signs(run: Run) -> Mapping[str, Sign]:
 
 def masked(run: Run) -> Mapping[str, Sign]:
     """What went wrong inside each request that ended well all the same, the worst of it."""
+    from .patterns import unended
+
     spans = by_request(run.spans)
+    broken_off = unended(run)
     found = {}
     for outcome in run.outcomes:
-        if not outcome.failed and (sign := hidden(outcome, spans.get(outcome.request, []))):
+        if outcome.failed:
+            continue
+        if sign := _hidden(outcome, spans.get(outcome.request, []), broken_off):
             found[outcome.request] = sign
     return found
 
 
-def hidden(outcome: Outcome, spans: Sequence[Span]) -> Sign | None:
+def _hidden(outcome: Outcome, spans: Sequence[Span], unended: Collection[str]) -> Sign | None:
     """What the caller of a request that ended well is not told."""
     from .patterns import REPEATS, duplicates, no_answer, repeated
 
     if again := duplicates(spans):
         return Sign("duplicate-write", place(again[0]))
-    if no_answer(outcome, spans):
+    if no_answer(outcome, spans, unended):
         return Sign("no-answer")
     if inner := inner_faults(spans):
         return inner[0]

@@ -213,10 +213,11 @@ def _try(
                 broad=intervention.broad,
             )
             return _each_once(judged), trial.proof
-        if suspect.cause in tried:
+        undecided = suspect.cause in tried and tried[suspect.cause].undecided
+        if suspect.cause in tried and not undecided:
             judged[index] = refuted(suspect)
         judged[index] = _corroborated(judged[index], evidence)
-        if index == 0 and judged[index].score >= 0.6:
+        if index == 0 and judged[index].score >= 0.6 and not undecided:
             # Seen on the wire, or nothing to take away: lesser suspects are not better for that.
             return _each_once(judged), None
     both = _together(list(alone.values()))

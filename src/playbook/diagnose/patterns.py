@@ -8,7 +8,7 @@ a 500 after which a booking was made twice is a duplicated booking.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -99,8 +99,30 @@ CUT = ("length", "max_tokens", "MAX_TOKENS")
 """Finish reasons of an answer that met its token limit."""
 
 
-def no_answer(outcome: Outcome, spans: Sequence[Span]) -> str:
+def unended(run: Run) -> frozenset[str]:
+    """Requests whose last model answer has no finish reason, where that model mostly gives one.
+
+    A stream that breaks off between two events looks whole to everybody above it.
+    """
+    last: dict[str, Span] = {}
+    for span in sorted(run.spans, key=lambda span: span.end):
+        if span.kind == "llm" and not span.fault and place(span) == "llm":
+            last[span.request] = span
+    told: dict[str, list[bool]] = defaultdict(list)
+    for span in last.values():
+        told[span.name].append(bool(span.attributes.get("gen_ai.response.finish_reason")))
+    mostly = {model for model, each in told.items() if sum(each) > 0.5 * len(each)}
+    return frozenset(
+        name
+        for name, span in last.items()
+        if span.name in mostly and not span.attributes.get("gen_ai.response.finish_reason")
+    )
+
+
+def no_answer(outcome: Outcome, spans: Sequence[Span], unended: Collection[str] = ()) -> str:
     """Why a request that ended well has no answer worth the name; empty if it has one."""
+    if outcome.request in unended:
+        return "the last model answer breaks off: it has no finish reason"
     if NO_ANSWER in outcome.result:
         return f"the answer is CrewAI's own words: {NO_ANSWER!r}"
     calls = [
@@ -138,10 +160,11 @@ def _written_twice(_: Mapping[str, Sign], run: Run, __: Evidence) -> Pattern | N
 
 def _no_answer(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
     spans = by_request(run.spans)
+    broken_off = unended(run)
     empty = [
         why
         for outcome in run.outcomes
-        if outcome.ok and (why := no_answer(outcome, spans.get(outcome.request, [])))
+        if outcome.ok and (why := no_answer(outcome, spans.get(outcome.request, []), broken_off))
     ]
     if len(empty) < FEW or len(empty) < 0.3 * len(found):
         return None

@@ -23,6 +23,7 @@ from .facts import (
     silent_at_times,
     slow_at_times,
 )
+from .patterns import unended
 
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
@@ -111,7 +112,9 @@ def interventions(
         half = sum(hit) / max(len(hit), 1) / 2
         return [Intervention("tried again at one layer only", Plan(tries=2), most_calls=half)]
     if cause == "false-success":
+        again = Plan(retry=("bad-response",))
         return [
+            *([Intervention("answers without an end asked for again", again)] * bool(unended(run))),
             Intervention("room for the whole answer", Plan(room=True)),
             Intervention(
                 "prompts cut short", Plan(prompt_chars=1000), trades=True, only=("no-answer",)
@@ -227,13 +230,15 @@ class Trial:
     accepted: bool
     during: Run
     """What was measured while the intervention was in place."""
+    undecided: bool = False
+    """Fewer failed with it, and not so much fewer that chance can be ruled out."""
 
     @property
     def told(self) -> str:
         """How it went, where nothing is proven."""
         before, after = self.proof.before, self.proof.after
         met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
-        if after.failures * before.attempts > 0.6 * before.failures * after.attempts:
+        if not self.undecided:
             return f"{met} all the same"
         if not self.proof.returned:
             return f"{met}; but put back, too few met it again"
@@ -272,7 +277,8 @@ def prove(
         # A run ends with its first hang: side by side, more than one is seen to hang.
         level = max(level, SIDE_BY_SIDE)
     width = intervention.concurrency or level
-    size = min(max(enough, min(width, 20)), 60) if width > 1 else min(enough, 20)
+    # Fewer than fill the width would be a lighter load than that under which it failed.
+    size = max(min(enough, 60), width) if width > 1 else min(enough, 20)
     if intervention.plan.retry and asked_to_wait(run) > 2.0:
         size = min(size, 10)  # each may have to wait out the provider's window
     least = max(intervention.least, 2 * level if _reused(run) else 0)
@@ -304,7 +310,7 @@ def prove(
         proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
         if returned and p_value < ALPHA:
             return Trial(proof, True, during)
-    return Trial(proof, False, during or run)
+    return Trial(proof, False, during or run, undecided=True)
 
 
 def _changed_form(run: Run, during: Run, rate: float, hidden: bool) -> bool:

@@ -17,6 +17,7 @@ from ..sweep import FULL
 from . import catalogue, outside
 from .crossings import crossings
 from .facts import (
+    OWN,
     Evidence,
     Sign,
     by_request,
@@ -99,6 +100,8 @@ DIRECT = {
     "false-success",
     "retry-amplification",
     "agent-loop",
+    "tool-no-timeout",
+    "no-timeout",
 }
 """Causes that the wire itself has shown: an intervention that fails does not unsay them,
 as it does not unsay a canary in another request's traffic."""
@@ -414,7 +417,7 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         stalled = Finding(
             f"the event loop could not run for {lag:.2f} s{_held(run.stall)}", "process"
         )
-        if where == "queue" and lag < 0.5 * quantile([o.seconds for o in run.outcomes], 0.5):
+        if where in ("queue", OWN) and lag < 0.5 * quantile([o.seconds for o in run.outcomes], 0.5):
             # A larger executor tells the two apart: it does nothing for a loop that is held.
             return [
                 ("thread-pool-starvation", 0.8, texts),
@@ -426,6 +429,10 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         ]
     if where == "queue":
         return [("thread-pool-starvation", 0.8, [*texts, *_stood(run)])]
+    if where == OWN:
+        # A lock of its own, or threads that nobody sees: a larger executor tells.
+        texts += _stood(run)
+        return [("thread-pool-starvation", 0.6, texts), ("platform-timeout", 0.55, texts)]
     if where == "llm":
         before = seconds_at(alone, "llm") if alone is not None else []
         if before and grows(before, seconds_at(run, "llm")):
