@@ -17,6 +17,7 @@ from playbook import inject, lab, load, prompts, runner, target
 from playbook.diagnose.facts import masked
 from playbook.errors import TRANSIENT
 from playbook.inject import Plan
+from playbook.observe.attempt import is_answer
 
 EXTRA = Path(__file__).parent / "targets_extra"
 TARGETS = Path(__file__).parent / "targets"
@@ -398,12 +399,30 @@ def test_a_stream_that_breaks_off_is_asked_for_again(
     start: Starter, provider: lab.Lab, faults: Any, fault: dict[str, Any]
 ) -> None:
     faults({"faults": [fault]})
-    run = start(f"{CREWS}:streamed").run([ASK], 1, Plan(retry=tuple(TRANSIENT)), limit_s=60)
+    plan = Plan(retry=tuple(TRANSIENT), whole=True)
+    run = start(f"{CREWS}:streamed").run([ASK], 1, plan, limit_s=60)
     assert [outcome.ok for outcome in run.outcomes] == [True], run.outcomes
     calls = [s for s in run.spans if s.kind == "http" and s.attributes["playbook.within"] == "llm"]
     calls.sort(key=lambda span: span.start)
     assert [bool(span.fault) for span in calls] == [True, *[False] * (len(calls) - 1)]
     assert masked(run) == {}, "nobody above the wire met it"
+
+
+@pytest.mark.parametrize(
+    ("body", "is_one", "is_whole"),
+    [
+        (b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n', True, True),
+        (b'data: {"choices":[{"delta":{},"finish_reason":null}]}\n\ndata: [DONE]\n', True, False),
+        (b'event: message_delta\ndata: {"delta":{"stop_reason":"end_turn"}}\n', True, True),
+        (b'event: ping\ndata: {"type": "ping"}\n', True, False),
+        (b'{"choices": [{"message": {"content": "yes"}}]}', True, True),
+        (b'{"error": {"code": 502}, "id": "gw-1"}', False, False),
+        (b"<html>", False, False),
+    ],
+)
+def test_what_counts_as_an_answer(body: bytes, is_one: bool, is_whole: bool) -> None:
+    assert is_answer(body) is is_one
+    assert is_answer(body, whole=True) is is_whole
 
 
 @pytest.mark.e2e

@@ -9,6 +9,7 @@ from test_rules import WIDTH, alone, chat, each, evidence, first, outcome, run, 
 
 from playbook.diagnose.facts import masked, signs
 from playbook.diagnose.patterns import NO_ANSWER, REPEATS, duplicates, patterns, repeated
+from playbook.diagnose.rules import suspects
 from playbook.model import Link, Span
 
 SERVER = [Link("openai.InternalServerError", "The server had an error", 500)]
@@ -219,3 +220,25 @@ def test_what_is_late_before_it_is_sent_is_not_the_providers(phase: str, cause: 
             item.attributes[f"playbook.{phase}_s"] = 4.5  # type: ignore[index]
     found = run([outcome(name, seconds=5.0, overran=True) for name in each()], spans)
     assert first(found, alone()) == cause
+
+
+@pytest.mark.parametrize(
+    ("phase", "share", "cause"),
+    [
+        ("pool_wait", 0.9, "connection-pool-exhausted"),
+        ("dns", 0.9, "dns-failure"),
+        ("pool_wait", 0.2, "tool-slow"),
+        ("ttfb", 0.9, "tool-slow"),
+    ],
+)
+def test_what_a_tool_waits_for_before_it_asks_is_not_its_services(
+    phase: str, share: float, cause: str
+) -> None:
+    spans = [item for name in each() for item in [*chat(name, 0, 4), *tool(name, 4, 10)]]
+    for item in spans:
+        if item.kind == "http" and item.attributes["playbook.within"] == "tool":
+            item.attributes[f"playbook.{phase}_s"] = 6 * share  # type: ignore[index]
+    found = run([outcome(name, seconds=10.0, overran=True) for name in each()], spans)
+    ranked = suspects(signs(found), found, evidence(alone(), found, deadline_s=8.0))
+    assert ranked[0].cause == cause
+    assert ("in read" in repr(ranked[0].evidence)) is (cause != "tool-slow")

@@ -102,6 +102,8 @@ class Plan:
     """Items that each list in an endpoint's JSON body keeps; 0 leaves it alone."""
     group: int = 1
     """Requests that start together under `pace_s`."""
+    whole: bool = False
+    """A stream that ends without a finish reason counts as a bad answer."""
     alike: bool = False
     """All requests carry the same input and the same canary."""
     dry: bool = False

@@ -114,6 +114,8 @@ def _bare(call: http.ModelCall, factor: float, trust: ssl.SSLContext) -> tuple[s
     with httpx.Client(timeout=httpx.Timeout(**limits), verify=trust) as client:
         response = client.request(call.method, call.url, headers=call.headers, content=call.body)
     kind = status_fault(response.status_code)
+    if not kind and not attempt.is_answer(response.content):
+        kind = "bad-response"
     return (kind, f"HTTP {response.status_code}: {response.text[:200]}") if kind else None
 
 

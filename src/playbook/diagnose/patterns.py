@@ -334,25 +334,39 @@ def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern
     return Pattern(SIMPLE[sign.kind], (Finding(text, "spans"),), 0.82)
 
 
+def _of_tool(at: str) -> bool:
+    return at.startswith("tool:")
+
+
 def _late_before_the_wire(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
-    """Requests that overran before their model calls were sent: the provider has no part in it."""
-    late = {name for name, sign in found.items() if sign.kind in LATE and sign.place in ("llm", "")}
-    outcomes = [outcome for outcome in run.outcomes if outcome.request in late]
+    """Requests that overran before their calls were sent: who is called has no part in it."""
+    late = {name: sign.place for name, sign in found.items() if sign.kind in LATE}
+    outcomes = [
+        outcome
+        for outcome in run.outcomes
+        if (at := late.get(outcome.request)) is not None and (at in ("llm", "") or _of_tool(at))
+    ]
     if len(outcomes) < FEW or len(outcomes) < 0.5 * len(found):
         return None
     spans = by_request(run.spans)
     spent = dict.fromkeys(BEFORE_THE_WIRE, 0.0)
+    whole = 0.0
     for outcome in outcomes:
-        for call in model_attempts(spans.get(outcome.request, [])):
+        own, at = spans.get(outcome.request, []), late[outcome.request]
+        here = [span for span in own if place(span) == at] if _of_tool(at) else []
+        # Of a tool it is the tool's own time that counts.
+        whole += sum(s.seconds for s in here if s.kind == "tool") if here else outcome.seconds
+        for call in [s for s in here if s.kind == "http"] or model_attempts(own):
             for phase in BEFORE_THE_WIRE:
                 spent[phase] += float(call.attributes.get(f"playbook.{phase}_s", 0.0))
     phase, seconds = max(spent.items(), key=lambda item: item[1])
-    whole = sum(outcome.seconds for outcome in outcomes)
-    if seconds < 0.5 * whole:
+    if not whole or seconds < 0.5 * whole:
         return None
     cause, what = BEFORE_THE_WIRE[phase]
+    tools = {late[o.request].removeprefix("tool:") for o in outcomes if _of_tool(late[o.request])}
+    where = f"their time in {', '.join(sorted(tools))}" if tools else "their time"
     text = (
-        f"{len(outcomes)} late requests waited {seconds / whole:.0%} of their time {what}, "
+        f"{len(outcomes)} late requests waited {seconds / whole:.0%} of {where} {what}, "
         f"{seconds / len(outcomes):.1f} s each"
     )
     return Pattern(cause, (Finding(text, "spans"),))

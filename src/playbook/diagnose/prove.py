@@ -112,7 +112,7 @@ def interventions(
         half = sum(hit) / max(len(hit), 1) / 2
         return [Intervention("tried again at one layer only", Plan(tries=2), most_calls=half)]
     if cause == "false-success":
-        again = Plan(retry=("bad-response",))
+        again = Plan(retry=("bad-response",), whole=True)
         return [
             *([Intervention("answers without an end asked for again", again)] * bool(unended(run))),
             Intervention("room for the whole answer", Plan(room=True)),
@@ -161,7 +161,7 @@ def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
     if cause == "unstable-connection" and _reused(run):
         return [WITHOUT["client-across-loops"]]
     if cause != "provider-slow":
-        again = Plan(retry=tuple(sorted(TRANSIENT)))
+        again = Plan(retry=tuple(sorted(TRANSIENT)), whole=bool(unended(run)))
         return [Intervention("the failed model calls made again", again)]
     if usual := slow_at_times(run):
         return [_cut_off(max(1.0, 4 * usual))]

@@ -199,7 +199,7 @@ class Attempt:
     def answer(self, body: bytes) -> None:
         """The body of a model's answer; one that is no answer is a fault, whatever its status."""
         self.open.saw(canary.found(body))
-        if not self.kind and not _is_answer(body):
+        if not self.kind and not is_answer(body, whole=inject.active.whole):
             self.kind = "bad-response"
             self.open.fail(self.kind, body[:200].decode("utf-8", "replace"))
 
@@ -251,9 +251,11 @@ _SAID_TO_ITS_END = re.compile(
 """What ends a stream of OpenAI, Anthropic, Gemini, of Responses."""
 
 
-def _is_answer(body: bytes) -> bool:
+def is_answer(body: bytes, *, whole: bool = False) -> bool:
+    """Does the body of a 200 hold a model's answer? A stream does unless it must be `whole`:
+    not every provider gives a finish reason."""
     if _STREAMED.match(body):
-        return _SAID_TO_ITS_END.search(body) is not None
+        return not whole or _SAID_TO_ITS_END.search(body) is not None
     try:
         data = json.loads(body)
     except ValueError:

@@ -78,6 +78,8 @@ def _urllib3() -> None:
         attempt = followed()
         if attempt is None:
             return get_conn(self, *args, **kwargs)
+        if inject.active.pool:
+            self.block = False  # it opens what it has not
         size = getattr(self.pool, "maxsize", 0)
         attempt.pool(range(size - self.pool.qsize()), size if self.block else None)
         with attempt.timed("pool_wait"):
