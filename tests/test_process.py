@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import threading
+import time
 from pathlib import Path
 
 from conftest import until
@@ -55,3 +57,20 @@ def test_tasks_at_a_lock_are_seen_there() -> None:
 
     stood = asyncio.run(crowd())
     assert any(where.startswith(f"{HERE}:") and where.endswith(" in wait") for where in stood)
+
+
+def test_who_called_what_holds_the_loop_is_told_however_deep_that_goes() -> None:
+    deep = ast.parse("+".join(["x"] * 60), mode="eval")
+    watch = Watch()
+
+    def parse_all() -> None:
+        while "ast.py" not in watch.stall.get("stack", [""])[-1]:
+            watch.stall = {}  # caught between two visits: once more
+            watch.beat = time.perf_counter() - 1.0  # the loop has not run for a second
+            ast.NodeVisitor().visit(deep)
+
+    parse_all()
+    watch.stop()
+    stack = watch.stall["stack"]
+    assert [place.endswith(" in parse_all") for place in stack].count(True) == 1, stack
+    assert "ast.py" in stack[-1]

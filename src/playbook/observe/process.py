@@ -26,7 +26,7 @@ _NOT_THEIRS = (
     "<frozen",
 )
 FRAMES = 8
-"""Frames kept of what held it, the innermost last."""
+"""Frames kept of what held it, the innermost last, and before them the target's own."""
 LOOK = 0.5
 """Seconds between two looks at where threads and tasks stand."""
 PLACES = 3
@@ -144,12 +144,17 @@ class Watch:
             return
         frame = sys._current_frames().get(self._loop)
         if frame is not None:
-            stack = [
-                f"{each.filename}:{each.lineno} in {each.name}"
+            frames = [
+                each
                 for each in traceback.extract_stack(frame)
                 if not each.filename.startswith(_NOT_THEIRS)
             ]
-            self.stall = {"seconds": round(held, 3), "stack": stack[-FRAMES:]}
+            # However deep others' code goes, who called it is told.
+            mine = [each for each in frames[:-FRAMES] if _whose(each.filename) == "own"][-1:]
+            stack = [
+                f"{each.filename}:{each.lineno} in {each.name}" for each in mine + frames[-FRAMES:]
+            ]
+            self.stall = {"seconds": round(held, 3), "stack": stack}
 
     def stop(self) -> dict[str, Any]:
         """CPU seconds per second and in all, longest and 95th percentile stall in seconds, and what
