@@ -18,13 +18,13 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: $(READY) ## most tests two at a time, then what must have the machine to itself
-	$(BIN)/python -m pytest -m 'not slow and not alone' -n 2 --dist worksteal
+unit: $(READY) ## most tests three at a time, then what must have the machine to itself
+	$(BIN)/python -m pytest -m 'not slow and not alone' -n 3 --dist worksteal
 	$(BIN)/python -m pytest -m 'alone and not slow'
 
 notebooks: $(READY)
 	$(BIN)/python -m pytest --nbval notebooks --nbval-sanitize-with tests/nbval-sanitize.cfg \
-		--nbval-cell-timeout=300 --timeout=600 -n 2 --dist loadfile
+		--nbval-cell-timeout=300 --timeout=600 -n 3 --dist loadfile
 
 drills: $(READY) ## every drill, triaged over five seeds (hours); goes on where it was stopped
 	$(BIN)/python -m pytest -m slow

@@ -117,6 +117,7 @@ def test_a_pool_of_the_targets_own_grows_with_the_intervention(tmp_path: Path) -
     assert max(o.seconds for o in after.outcomes) < 0.75 * max(o.seconds for o in before.outcomes)
 
 
+@pytest.mark.slow
 def test_what_stays_behind_with_each_request(tmp_path: Path) -> None:
     from playbook.diagnose.leak import leak
 
