@@ -12,7 +12,7 @@ from playbook.diagnose.facts import Evidence, Sign, dominant, masked, sign, sign
 from playbook.diagnose.judge import FEW, failing
 from playbook.diagnose.prove import WITHOUT, interventions, prove
 from playbook.diagnose.rules import BROADLY, proven, suspects
-from playbook.errors import classify
+from playbook.errors import TRANSIENT, classify
 from playbook.inject import Plan
 from playbook.model import Fault, Finding, Level, Link, Outcome, Span, Suspect, Sweep
 from playbook.runner import Run
@@ -895,6 +895,22 @@ def test_an_answer_that_breaks_off_is_seen_where_its_model_mostly_tells_the_reas
     offered = interventions("false-success", found, [], {}, crews=True)
     asked_again = [item for item in offered if item.plan.retry == ("bad-response",)]
     assert bool(asked_again) is bool(hidden_)
+
+
+def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> None:
+    names = each()
+    well = run([outcome(name) for name in names], [s for name in names for s in chat(name)])
+    failed = [s for name in names for s in chat(name, fault="server-error")]
+    for found, plans in (
+        (well, [Plan(agent_tries=1)]),
+        (
+            run([outcome(name) for name in names], failed),
+            [Plan(agent_tries=1), Plan(retry=tuple(sorted(TRANSIENT)))],
+        ),
+    ):
+        offered = interventions("side-effect-duplication", found, [], {}, crews=True)
+        assert [item.plan for item in offered] == plans
+        assert all("duplicate-write" in item.only for item in offered)
 
 
 def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:

@@ -80,6 +80,12 @@ def interventions(
             Intervention(name, plan, width, trades=trades)
             for name, plan, width, trades in outside.experiments(cause, run, found, single)
         ]
+    if cause == "side-effect-duplication" and any(c.fault for c in model_attempts(run.spans)):
+        # Whoever begins anew after a failed call, the agent or the target's own code, need not.
+        return [
+            WITHOUT[cause],
+            replace(WITHOUT[cause], name=AGAIN, plan=Plan(retry=tuple(sorted(TRANSIENT)))),
+        ]
     if cause in WITHOUT:
         return [WITHOUT[cause]]
     places = {s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")}
@@ -130,6 +136,7 @@ def interventions(
     return []
 
 
+AGAIN = "the failed model calls made again"
 OF_A_TOOL = {
     *("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"),
     *("dns-failure", "tls-failure", "connect-failure"),
@@ -162,7 +169,7 @@ def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
         return [WITHOUT["client-across-loops"]]
     if cause != "provider-slow":
         again = Plan(retry=tuple(sorted(TRANSIENT)), whole=bool(unended(run)))
-        return [Intervention("the failed model calls made again", again)]
+        return [Intervention(AGAIN, again)]
     if usual := slow_at_times(run):
         return [_cut_off(max(1.0, 4 * usual))]
     alone = [ONE_AT_A_TIME] if run.concurrency > 1 else []
