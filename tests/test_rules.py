@@ -1056,3 +1056,38 @@ def test_a_call_that_is_open_hangs_before_a_job_that_waits() -> None:
     ]
     fault = Fault("hung", "platform", "no end", False, chain=(Link("hung", "no end"),))
     assert sign(Outcome("r", "pbkr", False, 0.0, 45.0, fault), spans) == Sign("hung", "llm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "blind", "told"),
+    [
+        ("handler", False, ""),
+        ("flow", False, "each request ran its flow on an event loop of its own"),
+        ("handler", True, "no input tells requests apart"),
+    ],
+)
+def test_a_healthy_verdict_says_what_could_not_be_seen(kind: str, blind: bool, told: str) -> None:
+    from types import SimpleNamespace
+
+    from playbook.diagnose.judge import _no_fault
+    from playbook.model import Cost, Sweep
+
+    steps = {"sweep": Sweep()}
+    case: Any = SimpleNamespace(
+        step=steps.get,
+        settings=SimpleNamespace(levels=(1,)),
+        spec=SimpleNamespace(kind="python", text="crew.py:build"),
+        bench=SimpleNamespace(
+            kind=kind,
+            blind=blind,
+            recalls=False,
+            components=("task:1",),
+            provider_calls=9,
+            versions={},
+            cost=lambda: Cost(9, 9, 0, 1.0),
+        ),
+    )
+    verdict = _no_fault(case, [alone()])
+    assert verdict.outcome == "healthy"
+    assert told in verdict.note
+    assert bool(verdict.note) is bool(told)

@@ -311,28 +311,30 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
         note = f"{kinds} in {attempts} requests: too few to accuse; about {more} more would decide"
         return _verdict(case, "inconclusive", note=note)
     hidden = [sign for run in runs for sign in masked(run).values()]
-    note = ""
-    if hidden:
-        times = f"{len(hidden)} of {attempts} requests"
-        note = f"{times} hid a fault inside ({hidden[0]}); too few to call"
     sweep = case.step("sweep")
     reached = max((run.concurrency for run in runs), default=0)
-    if sweep.stopped_early and reached < max(case.settings.levels):
-        note = (
-            note + "; " if note else ""
-        ) + f"seen up to {reached} at once only: the budget was spent"
-    if case.spec.kind == "python" and not case.bench.components and not case.bench.provider_calls:
-        unseen = "no crew and no model call was seen: is this the right target?"
-        note = f"{note}; {unseen}" if note else unseen
-    if case.bench.recalls:
-        recalled = "the memory brings other requests' data by design: mixing was not looked for"
-        note = f"{note}; {recalled}" if note else recalled
-    if case.spec.kind == "http" and not case.bench.blind and not outside.told_apart(runs):
-        mute = "no answer carries its own request's data: mixed-up data could not be seen"
-        note = f"{note}; {mute}" if note else mute
-    if case.bench.blind:
-        blind = "mixed-up data could not be seen: no input tells requests apart (use {canary})"
-        note = f"{note}; {blind}" if note else blind
+    nobody = not case.bench.components and not case.bench.provider_calls
+    asked = case.spec.kind == "http"
+    notes = {
+        f"{len(hidden)} of {attempts} requests hid a fault inside ({next(iter(hidden), '')}); "
+        "too few to call": bool(hidden),
+        f"seen up to {reached} at once only: the budget was spent": sweep.stopped_early
+        and reached < max(case.settings.levels),
+        "no crew and no model call was seen: is this the right target?": nobody
+        and case.spec.kind == "python",
+        "each request ran its flow on an event loop of its own: whether one that they share would "
+        "be blocked was not tried (triage the handler that serves them)": case.bench.kind == "flow",
+        "the memory brings other requests' data by design: mixing was not looked for": (
+            case.bench.recalls
+        ),
+        "no answer carries its own request's data: mixed-up data could not be seen": asked
+        and not case.bench.blind
+        and not outside.told_apart(runs),
+        "mixed-up data could not be seen: no input tells requests apart (use {canary})": (
+            case.bench.blind
+        ),
+    }
+    note = "; ".join(text for text, holds in notes.items() if holds)
     _, high = wilson(Count(attempts, 0))
     return _verdict(case, "healthy", confidence=round(1.0 - high, 3), note=note)
 
