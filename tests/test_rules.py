@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from playbook.bench import BudgetSpent
 from playbook.diagnose.facts import Evidence, Sign, dominant, masked, sign, signs, split
 from playbook.diagnose.judge import FEW, failing
 from playbook.diagnose.prove import WITHOUT, interventions, prove
@@ -929,7 +930,12 @@ def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
             return served(count, later if plan.stub else 0)
 
         bench = SimpleNamespace(
-            run=serve, answers={}, components=("task:1",), spare_storage="", seconds_left=9.0
+            run=serve,
+            afford=lambda count: count,
+            answers={},
+            components=("task:1",),
+            spare_storage="",
+            seconds_left=9.0,
         )
         before = served(20, 1)
         found = set(signs(before).values())
@@ -982,13 +988,19 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
         return run([outcome(n, seconds=seconds, overran=not well) for n in names], spans)
 
     asked: list[str] = []
+    left = 1000
 
     def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
         asked.append(text)
         return served(count, well=bool((plan.executor or plan.retry) and plan.own_lock))
 
     bench = SimpleNamespace(
-        run=serve, answers={}, components=("task:1",), spare_storage="", seconds_left=100.0
+        run=serve,
+        afford=lambda count: min(count, left),
+        answers={},
+        components=("task:1",),
+        spare_storage="",
+        seconds_left=100.0,
     )
     before = served(20, well=False)
     assert set(signs(before).values()) == {late}
@@ -1009,6 +1021,11 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
     ranked, proof = tried(queued)
     assert proof is None
     assert ranked[0].score < 0.3
+
+    left = 9  # fewer than the ten at once that failed
+    with pytest.raises(BudgetSpent):
+        tried(queued)
+    left = 1000
 
     # Two interventions against the first suspect do not stand in the way of the second.
     ranked, proof = tried([Suspect("provider-rate-limit", "provider", 0.65), *locked])

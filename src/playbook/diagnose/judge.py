@@ -183,6 +183,8 @@ def _try(
     bench = case.bench
 
     def serve(number: int, width: int, plan: Plan, text: str) -> Run:
+        if bench.afford(number) < min(number, width):
+            raise BudgetSpent  # fewer at once than failed would prove nothing
         return bench.run("prove", number, width, plan, text=text)
 
     judged = list(ranked)
