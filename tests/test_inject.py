@@ -624,3 +624,34 @@ def test_storage_that_cannot_be_written_fails_here_as_it_does_there(
     assert failed.fault is not None
     assert failed.fault.kind == "storage-not-writable"
     assert well.ok, well.fault
+
+
+def test_a_crew_remembers_apart_with_the_same_settings(crews: Any, use: Any) -> None:
+    crew = full(crews)
+    before = crew._memory
+    use(Plan(own_memory=True))
+    assert inject.apply(crew) is crew
+    own = crew._memory
+    assert own is not before
+    assert (own.llm, own.embedder, own.root_scope) == (
+        before.llm,
+        before.embedder,
+        before.root_scope,
+    )
+    inject.apply(crew)
+    assert crew._memory is own, "one store a crew"
+    without = crews.Crew(agents=crew.agents, tasks=crew.tasks)
+    assert inject.apply(without)._memory is None
+
+
+@pytest.mark.e2e
+def test_requests_remember_in_stores_of_their_own(start: Starter, provider: lab.Lab) -> None:
+    def stores() -> int:
+        return len(list(start.nursery.storage.glob("*/memory-*")))
+
+    before = stores()
+    worker = start(f"{CREWS}:remembering")
+    run = worker.run([ASK] * 3, 3, Plan(own_memory=True), limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 3, run.outcomes
+    assert stores() == before + 3
+    assert any(span.kind == "memory" and "save" in span.name for span in run.spans)

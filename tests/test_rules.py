@@ -914,6 +914,25 @@ def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> No
         assert all("duplicate-write" in item.only for item in offered)
 
 
+@pytest.mark.parametrize(("on_the_wire", "stores"), [(0.9, False), (0.1, True)])
+def test_a_store_for_each_request_is_tried_where_the_store_takes_the_time(
+    on_the_wire: float, stores: bool
+) -> None:
+    spans = [
+        item
+        for name in each()
+        for item in [
+            span(name, "memory", "memory_query", 0.0, 5.0),
+            span(name, "http", "POST /embeddings", 0.0, 5 * on_the_wire, within="memory"),
+        ]
+    ]
+    found = run([outcome(name) for name in each()], spans)
+    for cause in ("memory-slow", "memory-error"):
+        offered = [item.plan for item in interventions(cause, found, [], {}, crews=True)]
+        assert offered[-1] == Plan(without=("memory",))
+        assert (Plan(own_memory=True) in offered) is stores
+
+
 def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
     from types import SimpleNamespace
 

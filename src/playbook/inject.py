@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,6 +103,8 @@ class Plan:
     """Items that each list in an endpoint's JSON body keeps; 0 leaves it alone."""
     group: int = 1
     """Requests that start together under `pace_s`."""
+    own_memory: bool = False
+    """Each crew remembers in a store of its own."""
     whole: bool = False
     """A stream that ends without a finish reason counts as a bad answer."""
     alike: bool = False
@@ -330,7 +333,7 @@ def apply(crew: Any) -> Any:
     calls = plan.agent_tries or plan.tries
     settings = (plan.no_preflights, plan.fresh_budget, plan.respect_window, plan.max_iter)
     agents = bool(calls) or any(settings)
-    if not plan.without and not plan.fresh and not agents:
+    if not (plan.without or plan.fresh or plan.own_memory or agents):
         return crew
     if plan.tries:
         from . import tries
@@ -343,9 +346,27 @@ def apply(crew: Any) -> Any:
             crew = fresh(crew)
             _copied_crews[id(crew)] = crew
         _take_out(crew, set(plan.without))
+        if plan.own_memory:
+            _remember_apart(crew)
         for agent in agents_of(crew) if agents else ():
             _adjust(agent, plan)
     return crew
+
+
+def _remember_apart(crew: Any) -> None:
+    """Give a crew a memory with the same settings, and a store that nobody else writes to."""
+    held: Any = getattr(crew, "_memory", None)
+    kind: Any = type(held)
+    if kind.__name__ != "Memory" or id(crew) in _stores:
+        return
+    settings = {name: getattr(held, name) for name in kind.model_fields if name != "storage"}
+    folder = tempfile.mkdtemp(prefix="memory-", dir=os.environ.get("CREWAI_STORAGE_DIR"))
+    crew._memory = kind(**settings, storage=folder)
+    _stores[id(crew)] = crew  # kept, so that no other crew gets its identity
+
+
+_stores: dict[int, Any] = {}
+"""Crews that have a memory store of their own."""
 
 
 def _adjust(agent: Any, plan: Plan) -> None:

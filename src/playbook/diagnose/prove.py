@@ -18,6 +18,7 @@ from .facts import (
     grows,
     masked,
     model_attempts,
+    place,
     seconds_at,
     signs,
     silent_at_times,
@@ -86,6 +87,9 @@ def interventions(
             WITHOUT[cause],
             replace(WITHOUT[cause], name=AGAIN, plan=Plan(retry=tuple(sorted(TRANSIENT)))),
         ]
+    if cause in ("memory-slow", "memory-error") and _in_the_store(run):
+        apart = Intervention("a memory store for each request", Plan(own_memory=True))
+        return [apart, WITHOUT[cause]]
     if cause in WITHOUT:
         return [WITHOUT[cause]]
     places = {s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")}
@@ -218,6 +222,13 @@ WITHOUT: Mapping[str, Intervention] = {
     ),
 }
 """Causes with one switch."""
+
+
+def _in_the_store(run: Run) -> bool:
+    """Did most of the memory's time pass in its store, and not in its calls?"""
+    memory = [span for span in run.spans if place(span) == "memory"]
+    calls = sum(span.seconds for span in memory if span.kind == "http")
+    return calls < 0.5 * sum(span.seconds for span in memory if span.kind == "memory")
 
 
 def _reused(run: Run) -> bool:
