@@ -898,6 +898,50 @@ def test_an_answer_that_breaks_off_is_seen_where_its_model_mostly_tells_the_reas
     assert bool(asked_again) is bool(hidden_)
 
 
+def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
+    from types import SimpleNamespace
+
+    from playbook.diagnose.judge import _try
+
+    late = Sign("deadline", "lock")
+    asked: list[str] = []
+
+    def served(count: int, *, well: bool) -> Run:
+        names = each(count)
+        spans = [] if well else [span(n, "wait", "crewai lock", 0.0, 9.0) for n in names]
+        return run([outcome(n, seconds=10.0, overran=not well) for n in names], spans)
+
+    def judged(*, lock_helps: bool) -> list[Suspect]:
+        def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
+            asked.append(text)
+            well = plan.deadline_factor > 1 or (plan.own_lock and lock_helps)
+            return served(count, well=well)
+
+        bench = SimpleNamespace(
+            run=serve,
+            afford=lambda count: count,
+            answers={},
+            components=("task:1",),
+            spare_storage="",
+            seconds_left=9.0,
+        )
+        ranked = [
+            Suspect("platform-timeout", "platform", 0.6),
+            Suspect("crewai-lock-contention", "orchestration", 0.4),
+        ]
+        before, case = served(20, well=False), SimpleNamespace(bench=bench)
+        found, proof = _try(
+            case,  # type: ignore[arg-type]
+            ranked, before, evidence(before), {late}, hidden=False, tried={},
+        )  # fmt: skip
+        assert proof is not None
+        return sorted(found, key=lambda item: -item.score)
+
+    assert judged(lock_helps=True)[0].cause == "crewai-lock-contention"
+    assert judged(lock_helps=False)[0].cause == "platform-timeout"
+    assert asked[0] == "an in-process lock for CrewAI's file lock"
+
+
 def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> None:
     names = each()
     well = run([outcome(name) for name in names], [s for name in names for s in chat(name)])

@@ -55,6 +55,11 @@ class Intervention:
     they fail no more often for it is asked for as well."""
 
     @property
+    def narrow(self) -> bool:
+        """Does it take one cause away, at the load of the failure?"""
+        return not self.broad and self.concurrency is None
+
+    @property
     def joins(self) -> bool:
         """Can another be put in with it, and what it takes away still be counted?"""
         special = (self.concurrency, self.only, self.most_calls, self.least)
