@@ -13,6 +13,8 @@ from playbook.inject import Plan
 from playbook.runner import Run
 
 pytestmark = pytest.mark.e2e
+SLOW = pytest.mark.slow
+"""Also measured, to its proof, by benchmarks/drills.py: CI takes a few of each kind."""
 
 
 def both(name: str, folder: Path, plan: Plan, count: int = 3, width: int = 3) -> tuple[Run, Run]:
@@ -31,8 +33,8 @@ def waited(run: Run, where: str) -> float:
 @pytest.mark.parametrize(
     ("name", "where", "plan"),
     [
-        ("audit-trail", "handlers", Plan(no_handlers=True)),
-        ("locked-down", "telemetry", Plan(no_telemetry=True)),
+        pytest.param("audit-trail", "handlers", Plan(no_handlers=True), marks=SLOW),
+        pytest.param("locked-down", "telemetry", Plan(no_telemetry=True), marks=SLOW),
         ("symptom-diary", "preflight", Plan(no_preflights=True)),
     ],
 )
@@ -45,12 +47,14 @@ def test_time_that_no_call_of_the_target_explains(
     assert all(outcome.ok for outcome in [*before.outcomes, *after.outcomes])
 
 
+@SLOW
 def test_the_host_wide_lock_of_crewai(tmp_path: Path) -> None:
     before, after = both("lesson-plans", tmp_path, Plan(own_lock=True), count=16, width=16)
     assert waited(before, "lock") > 2.0  # it polls each quarter of a second
     assert waited(after, "lock") < 0.2 * waited(before, "lock")
 
 
+@SLOW
 def test_max_rpm_is_seen_while_it_still_sleeps(tmp_path: Path) -> None:
     with playbook.drill("meeting-minutes", directory=tmp_path / "case", deadline=1) as case:
         hanging = case.bench.run("sweep", 1, 1)
@@ -70,6 +74,7 @@ def test_calls_that_go_to_a_proxy_and_past_it(tmp_path: Path) -> None:
     assert all(outcome.ok for outcome in after.outcomes)
 
 
+@SLOW
 def test_a_write_that_was_made_twice_after_a_failure(tmp_path: Path) -> None:
     plan = Plan(agent_tries=1)
     before, after = both("booked-twice", tmp_path, plan, count=20, width=5)
@@ -93,6 +98,7 @@ def test_an_agent_whose_retries_are_spent(tmp_path: Path) -> None:
     assert sum(outcome.failed for outcome in after.outcomes) < 0.5 * len(failed)
 
 
+@SLOW
 def test_a_worker_that_a_crew_ends_is_told_as_dead(tmp_path: Path) -> None:
     with playbook.drill("case-histories", directory=tmp_path / "case") as case:
         before = case.bench.run("sweep", 12, 3)
@@ -104,6 +110,7 @@ def test_a_worker_that_a_crew_ends_is_told_as_dead(tmp_path: Path) -> None:
     assert len(after.outcomes) == 12
 
 
+@SLOW
 def test_a_connection_that_outlives_its_event_loop(tmp_path: Path) -> None:
     before, after = both("tone-check", tmp_path, Plan(no_reuse=True), count=8, width=2)
     kinds = {outcome.fault.kind for outcome in before.outcomes if outcome.fault}
@@ -117,7 +124,7 @@ def test_a_pool_of_the_targets_own_grows_with_the_intervention(tmp_path: Path) -
     assert max(o.seconds for o in after.outcomes) < 0.75 * max(o.seconds for o in before.outcomes)
 
 
-@pytest.mark.slow
+@SLOW
 def test_what_stays_behind_with_each_request(tmp_path: Path) -> None:
     from playbook.diagnose.leak import leak
 

@@ -161,8 +161,18 @@ TABLE = {
 }  # fmt: skip
 
 
+NIGHTLY = ("the same with its log", "calls that only its log counts", "a 429 that is passed on")
+"""Rows that CI leaves to `make drills`: others tell most of what they tell."""
+
+
 @needs_node
-@pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=name, marks=[pytest.mark.slow] if name in NIGHTLY else [])
+        for name, row in TABLE.items()
+    ],
+)
 def test_a_node_service_is_judged_from_outside(
     row: Row, tmp_path: Path, provider: lab.Lab, faults: Callable[[Any], None]
 ) -> None:

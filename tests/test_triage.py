@@ -92,7 +92,12 @@ def test_a_healthy_crew_is_left_in_peace(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["sync_handler.py:handle", "async_handler.py:handle", "crew_base.py:Desk", "flow.py:DeskFlow"],
+    [
+        pytest.param("sync_handler.py:handle", marks=SLOW),
+        pytest.param("async_handler.py:handle", marks=SLOW),
+        "crew_base.py:Desk",
+        "flow.py:DeskFlow",
+    ],
 )
 def test_every_kind_of_target_is_served(target: str, tmp_path: Path) -> None:
     with lab.start({"latency": {"fixed": 0.02}}) as provider:
