@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,6 +111,18 @@ def alone(seconds: float = 0.5, tool_seconds: float = 0.1) -> Run:
         ]
     ]
     return run([outcome(name, seconds=seconds + tool_seconds) for name in names], spans, 1)
+
+
+def asked_bench(serve: Any, **known: Any) -> Any:
+    """A bench whose requests are served by `serve`; what interventions ask of one."""
+    plain = {
+        "afford": lambda count: count,
+        "answers": {},
+        "components": ("task:1",),
+        "spare_storage": "",
+        "seconds_left": 9.0,
+    }
+    return SimpleNamespace(run=serve, **{**plain, **known})
 
 
 def first(found: Run, *others: Run, hidden: bool = False, **known: Any) -> str:
@@ -899,8 +912,6 @@ def test_an_answer_that_breaks_off_is_seen_where_its_model_mostly_tells_the_reas
 
 
 def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
-    from types import SimpleNamespace
-
     from playbook.diagnose.judge import _try
 
     late = Sign("deadline", "lock")
@@ -917,14 +928,7 @@ def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
             well = plan.deadline_factor > 1 or (plan.own_lock and lock_helps)
             return served(count, well=well)
 
-        bench = SimpleNamespace(
-            run=serve,
-            afford=lambda count: count,
-            answers={},
-            components=("task:1",),
-            spare_storage="",
-            seconds_left=9.0,
-        )
+        bench = asked_bench(serve)
         ranked = [
             Suspect("platform-timeout", "platform", 0.6),
             Suspect("crewai-lock-contention", "orchestration", 0.4),
@@ -978,8 +982,6 @@ def test_a_store_for_each_request_is_tried_where_the_store_takes_the_time(
 
 
 def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
-    from types import SimpleNamespace
-
     from playbook.diagnose.judge import _try
 
     def served(count: int, bad: int) -> Run:
@@ -992,14 +994,7 @@ def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
         def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
             return served(count, later if plan.stub else 0)
 
-        bench = SimpleNamespace(
-            run=serve,
-            afford=lambda count: count,
-            answers={},
-            components=("task:1",),
-            spare_storage="",
-            seconds_left=9.0,
-        )
+        bench = asked_bench(serve)
         before = served(20, 1)
         found = set(signs(before).values())
         suspect = Suspect("tool-contention", "tool", 0.7)
@@ -1036,8 +1031,6 @@ def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -
 
 def test_two_causes_that_only_go_together_are_both_named() -> None:
     """A larger executor only moves the queue to CrewAI's lock, and the other lock alone is idle."""
-    from types import SimpleNamespace
-
     from playbook.diagnose.judge import _try
 
     late = Sign("deadline", "queue")
@@ -1057,14 +1050,7 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
         asked.append(text)
         return served(count, well=bool((plan.executor or plan.retry) and plan.own_lock))
 
-    bench = SimpleNamespace(
-        run=serve,
-        afford=lambda count: min(count, left),
-        answers={},
-        components=("task:1",),
-        spare_storage="",
-        seconds_left=100.0,
-    )
+    bench = asked_bench(serve, afford=lambda count: min(count, left), seconds_left=100.0)
     before = served(20, well=False)
     assert set(signs(before).values()) == {late}
 
@@ -1147,8 +1133,6 @@ def test_a_call_that_is_open_hangs_before_a_job_that_waits() -> None:
     ],
 )
 def test_a_healthy_verdict_says_what_could_not_be_seen(kind: str, blind: bool, told: str) -> None:
-    from types import SimpleNamespace
-
     from playbook.diagnose.judge import _no_fault
     from playbook.model import Cost, Sweep
 
