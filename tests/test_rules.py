@@ -757,6 +757,25 @@ def test_what_is_not_proven_is_told_as_it_went(during: int, later: int, told: st
     assert trial.told == f"the failed model calls made again: {told}"
 
 
+def test_a_failure_that_only_changed_its_form_is_told_so() -> None:
+    broken = [Link("openai.InternalServerError", "overloaded", 503)]
+    other = [Link("KeyError", "'customer'")]
+
+    def served(chain: Sequence[Link], fault: str) -> Run:
+        names = each(20)
+        calls = [s for n in names for s in chat(n, fault=fault)]
+        return run([outcome(n, chain) for n in names], calls)
+
+    def serve(count: int, width: int, plan: Plan, _: str) -> Run:
+        return served(other, "") if plan.retry else served(broken, "server-error")
+
+    before = served(broken, "server-error")
+    (again,) = interventions("provider-5xx", before, [], {}, crews=True)
+    trial = prove(again, before, {Sign("server-error", "llm")}, serve)
+    assert not trial.accepted
+    assert trial.told.endswith("tried, and 0 of 20 met it; but they failed in another way")
+
+
 def test_a_limit_by_the_minute_is_proven_by_the_pace() -> None:
     calls = [
         item

@@ -223,8 +223,9 @@ def _try(
                 broad=intervention.broad,
             )
             return _each_once(judged), trial.proof
-        undecided = suspect.cause in tried and tried[suspect.cause].undecided
-        if suspect.cause in tried and not undecided:
+        went = tried.get(suspect.cause)
+        undecided = went is not None and went.undecided
+        if went is not None and not undecided:
             judged[index] = refuted(suspect)
         judged[index] = _corroborated(judged[index], evidence)
         if index == 0 and judged[index].score >= 0.6 and not undecided:

@@ -90,7 +90,7 @@ def interventions(
         # Whoever begins anew after a failed call, the agent or the target's own code, need not.
         return [
             WITHOUT[cause],
-            replace(WITHOUT[cause], name=AGAIN, plan=Plan(retry=tuple(sorted(TRANSIENT)))),
+            replace(WITHOUT[cause], name=AGAIN, plan=Plan(retry=PASSING)),
         ]
     if cause in ("memory-slow", "memory-error") and _in_the_store(run):
         apart = Intervention("a memory store for each request", Plan(own_memory=True))
@@ -146,6 +146,7 @@ def interventions(
 
 
 AGAIN = "the failed model calls made again"
+PASSING = tuple(sorted(TRANSIENT))
 OF_A_TOOL = {
     *("tool-slow", "tool-error", "tool-contention", "tool-no-timeout"),
     *("dns-failure", "tls-failure", "connect-failure"),
@@ -177,14 +178,14 @@ def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
     if cause == "unstable-connection" and _reused(run):
         return [WITHOUT["client-across-loops"]]
     if cause != "provider-slow":
-        again = Plan(retry=tuple(sorted(TRANSIENT)), whole=bool(unended(run)))
+        again = Plan(retry=PASSING, whole=bool(unended(run)))
         return [Intervention(AGAIN, again)]
     if usual := slow_at_times(run):
         return [_cut_off(max(1.0, 4 * usual))]
     alone = [ONE_AT_A_TIME] if run.concurrency > 1 else []
     if not silent_at_times(run):
         return alone
-    again = Plan(retry=(*sorted(TRANSIENT), "read-timeout"))
+    again = Plan(retry=(*PASSING, "read-timeout"))
     return [Intervention("the calls without an answer made again", again), *alone]
 
 
@@ -262,7 +263,8 @@ class Trial:
         before, after = self.proof.before, self.proof.after
         met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
         if not self.undecided:
-            return f"{met} all the same"
+            still = after.failures * before.attempts > 0.6 * before.failures * after.attempts
+            return f"{met} all the same" if still else f"{met}; but they failed in another way"
         if not self.proof.returned:
             return f"{met}; but put back, too few met it again"
         return f"{met}, against {before.failures} of {before.attempts} before, which may be chance"
