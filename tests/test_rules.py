@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from playbook.bench import BudgetSpent
-from playbook.diagnose.facts import Evidence, Sign, dominant, masked, sign, signs, split
+from playbook.diagnose.facts import (
+    Evidence,
+    Sign,
+    dominant,
+    fingerprints,
+    masked,
+    sign,
+    signs,
+    split,
+)
 from playbook.diagnose.judge import FEW, failing
 from playbook.diagnose.prove import WITHOUT, interventions, prove
 from playbook.diagnose.rules import BROADLY, proven, suspects
@@ -755,6 +764,37 @@ def test_what_is_not_proven_is_told_as_it_went(during: int, later: int, told: st
     trial = prove(again, before, {Sign("server-error", "llm")}, serve)
     assert not trial.accepted
     assert trial.told == f"the failed model calls made again: {told}"
+
+
+def test_what_breaks_when_used_again_is_used_again_and_counts_in_all_its_forms() -> None:
+    """As many requests as connections use none twice; how one breaks is a matter of timing."""
+    asked: list[int] = []
+
+    said = {
+        "reset": Link("httpx.ReadError", "Connection reset by peer"),
+        "disconnected": Link("httpx.RemoteProtocolError", "Server disconnected without a response"),
+    }
+
+    def served(count: int, fault: str) -> Run:
+        names = each(count)
+        bad = set(names[:7]) if fault else set()
+        calls = [item for n in names for item in chat(n, fault=fault if n in bad else "")]
+        for item in calls:
+            item.attributes["playbook.reused"] = True  # type: ignore[index]
+        return run([outcome(n, [said[fault]] if n in bad else ()) for n in names], calls)
+
+    def serve(count: int, width: int, plan: Plan, _: str) -> Run:
+        asked.append(count)
+        return served(count, "" if plan.no_reuse else "disconnected")
+
+    before = served(10, "reset")
+    same = fingerprints(before, hidden=False)
+    assert Sign("disconnected", "llm") in same
+    assert Sign("disconnected", "tool:read") not in same
+    (fresh,) = interventions("unstable-connection", before, sorted(same), {}, crews=True)
+    trial = prove(fresh, before, same, serve)
+    assert trial.proof.returned
+    assert min(asked) >= 2 * before.concurrency
 
 
 def test_a_failure_that_only_changed_its_form_is_told_so() -> None:

@@ -15,6 +15,7 @@ import pytest
 from conftest import Starter, gone, until
 
 from playbook import inject, lab
+from playbook.inject import Plan
 from playbook.target import TargetError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.alone]
@@ -287,3 +288,15 @@ def test_plans_and_stats_reach_the_run(start: Starter) -> None:
     assert run.plan == inject.Plan(limit=1)
     assert {"cpu", "stall_s", "stall_p95_s"} <= set(run.stats)
     assert json.dumps(run.stats)
+
+
+def test_requests_that_are_alike_carry_the_same_and_keep_their_names(start: Starter) -> None:
+    worker = start(f"{PLAIN}:quiet")
+    one, other = {"question": "{canary}"}, {"question": "another of {canary}"}
+    apart = worker.run([one, other], 2)
+    alike = worker.run([one, other], 2, Plan(alike=True))
+    assert len({outcome.result for outcome in apart.outcomes}) == 2
+    assert len({outcome.result for outcome in alike.outcomes}) == 1
+    assert len({outcome.request for outcome in alike.outcomes}) == 2
+    assert all(outcome.canary in outcome.result for outcome in alike.outcomes)
+    assert not any(outcome.foreign for outcome in alike.outcomes)
