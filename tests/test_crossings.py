@@ -71,6 +71,15 @@ def test_the_figure_has_a_cross_for_each_pair_and_its_own_on_the_diagonal():
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_titles_of_few_requests_are_read_to_their_end():
+    pair = between(run(("r2",), ())), between(run((), ()))
+    figure = plots.crossings(*pair, names=("broken", "fixed"))
+    figure.canvas.draw()
+    for axes in figure.axes:
+        title = axes._left_title  # matplotlib has no public way to it
+        assert title.get_window_extent().x1 < figure.bbox.width
+
+
 def test_nothing_measured_is_shown_too():
     assert "none" in show.text(Crossings())
     assert plots.crossings(Crossings())._repr_png_()

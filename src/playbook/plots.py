@@ -646,10 +646,10 @@ def crossings(first: Crossings, *more: Crossings, names: Sequence[str] = ()) -> 
     Several stand side by side, such as the broken and the fixed target, with their `names`.
     """
     found = (first, *more)
-    most = max([4, *(len(each.requests[:MOST_CROSSED]) for each in found)])
+    most = max(len(each.requests[:MOST_CROSSED]) for each in found)
     label = "Whose data was seen where: " + "; ".join(map(_crossed, found))
     # In inches, as the ids need the same room beside the axes and below them.
-    side, room, top, foot = 0.26 * most, 1.25, 0.35, 1.45
+    side, room, top, foot = max(0.26 * most, 2.1), 1.25, 0.35, 1.45  # 2.1: what a title takes
     width, height = (side + room) * len(found) + 0.15, side + top + foot
     figure = _figure(width, height, label, layout=False)
     for index, each in enumerate(found):
