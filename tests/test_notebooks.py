@@ -42,6 +42,23 @@ def test_there_are_notebooks():
     assert ROOT / "notebooks" / "00_triage.ipynb" in NOTEBOOKS
 
 
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "notebooks").glob("0*.ipynb"))
+    + sorted((ROOT / "notebooks").glob("1[0-3]*.ipynb")),
+    ids=lambda path: path.stem,
+)
+def test_ones_own_crew_takes_the_drills_place_at_the_top(path):
+    """Target, inputs and folder are parameters, and the case is opened with all three."""
+    parameters, opened = code_cells(path)[:2]
+    assert parameters.metadata["tags"] == ["parameters"]
+    names = [line.partition(" = ")[0] for line in parameters.source.splitlines()]
+    assert {"TARGET", "INPUTS", "CASE"} <= set(names)
+    calls = re.findall(r"pb\.open_case\(\s*(TARGET[^)]*)\)", opened.source)
+    assert len(calls) == 1
+    assert calls[0].startswith("TARGET, inputs=INPUTS, directory=CASE")
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestEveryNotebook:
     def test_was_executed_in_order(self, path):

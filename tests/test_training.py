@@ -294,6 +294,13 @@ def test_nothing_is_sent_where_it_is_forbidden(folder, monkeypatch):
         assert case.verdict().outcome == "fault"
 
 
+def test_a_drill_keeps_its_inputs_where_a_notebook_has_none_of_its_own(tmp_path):
+    with playbook.open_case("drill:tool-slow", directory=tmp_path / "a", inputs=None) as case:
+        assert case.settings.inputs != (None,)
+    with playbook.open_case("drill:tool-slow", directory=tmp_path / "b", inputs={"q": 1}) as case:
+        assert case.settings.inputs == ({"q": 1},)
+
+
 def test_open_case_goes_on_where_there_is_a_folder_of_this_target(folder):
     with playbook.open_case(SYNC, directory=folder) as case:
         assert isinstance(case, Known)

@@ -174,6 +174,8 @@ def _drill(
         settings: dict[str, Any] = {"inputs": inputs, "deadline": chosen.deadline}
         if chosen.levels:
             settings["levels"] = chosen.levels
+        if options.get("inputs", ...) is None:
+            del options["inputs"]  # a notebook's, which are for one's own crew
         case = kind(
             chosen.target,
             directory=directory,
