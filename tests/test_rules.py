@@ -1065,6 +1065,39 @@ def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
     assert judged(later=20)[0].score < 0.3
 
 
+@pytest.mark.parametrize(("cpu", "freed"), [(0.97, True), (0.4, True), (0.97, False)])
+def test_what_held_requests_first_stands_where_they_then_lack_cpu(cpu: float, freed: bool) -> None:
+    """On a slow machine a larger executor lets in more kickoffs than its core can carry."""
+    from playbook.diagnose.judge import _try
+
+    def served(count: int, queued: bool, full: float) -> Run:
+        names = each(count)
+        waits = [span(n, "wait", "executor queue", 0.0, 9.0) for n in names if queued]
+        return run(
+            [outcome(n, seconds=10.0, overran=True) for n in names], waits, 20, stats={"cpu": full}
+        )
+
+    asked: list[str] = []
+
+    def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
+        asked.append(text)
+        return served(count, queued=not (plan.executor and freed), full=cpu)
+
+    ranked = [
+        Suspect("thread-pool-starvation", "orchestration", 0.8),
+        Suspect("platform-timeout", "platform", 0.4),
+    ]
+    before, tried = served(20, True, 0.5), dict[str, Any]()
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    same = set(signs(before).values())
+    known, _ = _try(case, ranked, before, evidence(before), same, hidden=False, tried=tried)
+    stands = cpu > 0.9 and freed
+    assert known[0].score == (0.8 if stands else pytest.approx(0.24))
+    assert ("a deadline 4 times as long" in asked) is not stands
+    told = tried["thread-pool-starvation"].told
+    assert ("then the process was full (CPU 0.97 of a core)" in told) is stands
+
+
 def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -> None:
     names = each()
 

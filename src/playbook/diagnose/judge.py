@@ -224,7 +224,9 @@ def _try(
             )
             return _each_once(judged), trial.proof
         went = tried.get(suspect.cause)
-        undecided = went is not None and went.undecided
+        if index == 0 and went is not None and went.full:
+            return _each_once(judged), None  # a longer deadline helps those that lack CPU, too
+        undecided = went is not None and (went.undecided or went.full)
         if went is not None and not undecided:
             judged[index] = refuted(suspect)
         judged[index] = _corroborated(judged[index], evidence)

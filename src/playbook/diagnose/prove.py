@@ -11,6 +11,7 @@ from ..inject import Plan
 from ..model import Count, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile
+from ..sweep import FULL
 from . import outside
 from .facts import (
     Sign,
@@ -256,12 +257,20 @@ class Trial:
     """What was measured while the intervention was in place."""
     undecided: bool = False
     """Fewer failed with it, and not so much fewer that chance can be ruled out."""
+    full: bool = False
+    """What it takes away went, but now the process had no CPU left, and they failed for that:
+    it held them first, and whether they need more than it cannot be seen on this machine."""
 
     @property
     def told(self) -> str:
         """How it went, where nothing is proven."""
         before, after = self.proof.before, self.proof.after
         met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
+        if self.full:
+            return (
+                f"{met}; but then the process was full (CPU {self.during.stats['cpu']:.2f} of a "
+                "core), and they were late for that: try with fewer at once, or on more cores"
+            )
         if not self.undecided:
             still = after.failures * before.attempts > 0.6 * before.failures * after.attempts
             return f"{met} all the same" if still else f"{met}; but they failed in another way"
@@ -326,7 +335,8 @@ def prove(
         if during.hung or not gone or other:
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
-            return Trial(proof, False, during)
+            full = gone and not during.hung and _cpu(run) < FULL <= _cpu(during)
+            return Trial(proof, False, during, full=full and proof.p_value < ALPHA)
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
         back = _sum(back, counted(again))
@@ -336,6 +346,10 @@ def prove(
         if returned and p_value < ALPHA:
             return Trial(proof, True, during)
     return Trial(proof, False, during or run, undecided=True)
+
+
+def _cpu(run: Run) -> float:
+    return run.stats.get("cpu", 0.0)
 
 
 def _changed_form(run: Run, during: Run, rate: float, hidden: bool) -> bool:
