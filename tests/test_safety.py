@@ -332,10 +332,11 @@ def build(inputs):
 # --- hostile files -----------------------------------------------------------------------------
 
 
-def quick(work: Any, most: float = 3.0) -> Any:
-    began = time.perf_counter()
+def quick(work: Any, most: float = 10.0) -> Any:
+    """CPU seconds, several times of what it takes: what grows with the square takes minutes."""
+    began = time.thread_time()
     found = work()
-    assert time.perf_counter() - began < most
+    assert time.thread_time() - began < most
     return found
 
 

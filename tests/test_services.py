@@ -234,8 +234,12 @@ def desk(provider: lab.Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.mark.parametrize(
-    ("route", "cause"), [("shared", "shared-mutable-state"), ("fixed", None)]
-)  # fmt: skip
+    ("route", "cause"),
+    [
+        ("shared", "shared-mutable-state"),
+        pytest.param("fixed", None, marks=pytest.mark.slow),  # CI leaves Node's twin in peace
+    ],
+)
 def test_a_fastapi_service_with_real_crews(
     route: str, cause: str | None, desk: str, tmp_path: Path, faults: Callable[[Any], None]
 ) -> None:
