@@ -74,3 +74,15 @@ def test_who_called_what_holds_the_loop_is_told_however_deep_that_goes() -> None
     stack = watch.stall["stack"]
     assert [place.endswith(" in parse_all") for place in stack].count(True) == 1, stack
     assert "ast.py" in stack[-1]
+
+
+def test_what_mostly_holds_the_loop_is_told_and_not_what_does_at_the_end() -> None:
+    watch = Watch()
+    watch.beat = time.perf_counter() - 1.0
+    assert until(lambda: watch._holders.total() >= 8), "the wait in `until` holds it"
+    deep = ast.parse("+".join(["x"] * 60), mode="eval")
+    while not any(file == ast.__file__ for _, file in watch._holders):
+        ast.NodeVisitor().visit(deep)
+    watch.stop()
+    assert watch.stall["stack"][-1].split(" in ")[0].startswith(threading.__file__)
+    assert watch.stall["seconds"] > 1.0

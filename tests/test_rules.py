@@ -478,6 +478,21 @@ def test_an_intervention_meets_the_load_under_which_it_failed(width: int, least:
     assert all(count >= least and at_once == width for count, at_once in asked)
 
 
+@pytest.mark.parametrize(
+    ("file", "cause"),
+    [
+        ("/v/site-packages/portalocker/utils.py:239 in acquire", "crewai-lock-contention"),
+        ("/v/site-packages/requests/api.py:73 in get", "event-loop-blocked"),
+    ],
+)
+def test_a_loop_that_waits_for_crewais_lock_is_the_locks(file: str, cause: str) -> None:
+    """Crew() takes it where it is built, which is on the loop in an async handler."""
+    stall = ("/app/bot.py:9 in build_crew", file)
+    stats = {"loop_lag_s": 9.0}
+    found = late(lambda name: chat(name, 9.0, 9.5), stats=stats, stall=stall)
+    assert past_deadline(found, is_async=True) == cause
+
+
 def test_a_full_process_is_told_as_such() -> None:
     found = late(lambda name: chat(name, 9.0, 9.5), stats={"cpu": 0.99})
     assert past_deadline(found) == "cpu-saturation"

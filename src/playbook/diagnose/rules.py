@@ -417,6 +417,13 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         stalled = Finding(
             f"the event loop could not run for {lag:.2f} s{_held(run.stall)}", "process"
         )
+        if any(part in frame for part in _THE_LOCK for frame in run.stall):
+            # CrewAI waits for its lock on the loop as well: in Crew(), in an async kickoff.
+            return [
+                ("crewai-lock-contention", 0.8, [*texts, stalled]),
+                ("thread-pool-starvation", 0.75, texts),
+                ("event-loop-blocked", 0.5, [*texts, stalled]),
+            ]
         if where in ("queue", OWN) and lag < 0.5 * quantile([o.seconds for o in run.outcomes], 0.5):
             # A larger executor tells the two apart: it does nothing for a loop that is held.
             return [
@@ -443,6 +450,10 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
             return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
         return [("platform-timeout", 0.8, texts)]
     return [("platform-timeout", 0.6, [*texts, *_stood(run)])]
+
+
+_THE_LOCK = ("lock_store.py", "portalocker")
+"""The file, or the package, in which CrewAI waits for its lock."""
 
 
 def _stood(run: Run) -> list[Finding]:

@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -61,6 +60,16 @@ def _of_thread(frame: FrameType | None) -> Iterator[tuple[str, int, str]]:
         frame = frame.f_back
 
 
+def _holding(frame: FrameType | None) -> list[tuple[str, int, str]]:
+    """The last frames of what a loop runs, the innermost last, and the target's own before them
+    however deep others' code goes; empty if nobody but the kit and the standard library runs."""
+    frames = [each for each in _of_thread(frame) if not each[0].startswith(_NOT_THEIRS)][::-1]
+    if all(_whose(each[0]) == "standard" for each in frames):
+        return []
+    mine = [each for each in frames[:-FRAMES] if _whose(each[0]) == "own"][-1:]
+    return mine + frames[-FRAMES:]
+
+
 def _of_task(task: asyncio.Task[Any]) -> list[tuple[str, int, str]]:
     found: list[tuple[str, int, str]] = []
     awaited: Any = task.get_coro()
@@ -96,7 +105,9 @@ class Watch:
         self.beat = 0.0
         """When the event loop last ran (`time.perf_counter`); 0 while nobody tells."""
         self.stall: dict[str, Any] = {}
-        """The longest stall of the loop: ``seconds``, and the ``stack`` that held it."""
+        """The longest stall of the loop: ``seconds``, and the ``stack`` that mostly held it."""
+        self._since = 0.0
+        self._holders: Counter[tuple[str, str]] = Counter()
         self._loop = threading.get_ident()
         self._tasks: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):
@@ -140,21 +151,21 @@ class Watch:
     def _look(self) -> None:
         """Who holds the event loop's thread, when it has not run for long?"""
         held = time.perf_counter() - self.beat if self.beat else 0.0
-        if held < STALL or held < self.stall.get("seconds", 0.0):
+        if held < STALL:
             return
-        frame = sys._current_frames().get(self._loop)
-        if frame is not None:
-            frames = [
-                each
-                for each in traceback.extract_stack(frame)
-                if not each.filename.startswith(_NOT_THEIRS)
-            ]
-            # However deep others' code goes, who called it is told.
-            mine = [each for each in frames[:-FRAMES] if _whose(each.filename) == "own"][-1:]
-            stack = [
-                f"{each.filename}:{each.lineno} in {each.name}" for each in mine + frames[-FRAMES:]
-            ]
-            self.stall = {"seconds": round(held, 3), "stack": stack}
+        if self._since != self.beat:
+            self._since = self.beat
+            self._holders.clear()
+        stack = _holding(sys._current_frames().get(self._loop))
+        if not stack:
+            return  # our own code between two requests
+        mine = next((frame for frame in reversed(stack) if _whose(frame[0]) == "own"), stack[0])
+        self._holders[holder := (f"{mine[0]}:{mine[1]}", stack[-1][0])] += 1
+        if held < self.stall.get("seconds", 0.0):
+            return
+        if self._holders[holder] == max(self._holders.values()):
+            self.stall["stack"] = [f"{file}:{line} in {name}" for file, line, name in stack]
+        self.stall["seconds"] = round(held, 3)
 
     def stop(self) -> dict[str, Any]:
         """CPU seconds per second and in all, longest and 95th percentile stall in seconds, and what
