@@ -125,6 +125,15 @@ def test_a_case_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_without_a_command_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "triage" in told.err
+    assert told.out == ""
+
+
 def test_help_and_import_stay_light() -> None:
     code = (
         "import sys, playbook\n"

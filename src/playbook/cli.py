@@ -755,7 +755,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         # By name: typer brings a click of its own, and the rest need not be imported for this.
         kind = type(error).__name__
         if kind == "NoArgsIsHelpError":
-            raise SystemExit(0) from None  # the help has been shown
+            error.show()  # type: ignore[attr-defined]
+            raise SystemExit(2) from None
         if kind == "Abort":
             raise SystemExit(130) from None
         if hasattr(error, "format_message"):
