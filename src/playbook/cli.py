@@ -29,6 +29,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+LARGEST = 1e9
+"""Seconds or requests; what is beyond, infinity too, no clock of this machine can wait for."""
 EXIT = {"healthy": 0, "fault": 1, "degraded": 1, "inconclusive": 3}
 
 TargetArgument = Annotated[
@@ -168,12 +170,12 @@ def triage(
         ),
     ] = "",
     gate: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="CONDITIONS",
             help='What must hold, for CI: "failures<1% at 50, p95<8s at 50, no shared state".',
         ),
-    ] = "",
+    ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(metavar="CASE", help="A stored case; being worse breaks the gate."),
@@ -199,7 +201,7 @@ def triage(
         operation=operation,
     )
     captured = parse(target).kind == "captured"
-    if (gate or baseline or junit) and (captured or against):
+    if (gate is not None or baseline or junit) and (captured or against):
         raise Refused("--gate, --baseline and --junit go with a target that can be called")
     if notebook is not None:
         _writable(notebook, refused="a captured file or --against" if captured or against else "")
@@ -263,7 +265,7 @@ def drill(
     name: Annotated[str | None, typer.Argument(help="Which drill; --list shows them.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the drills.")] = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Tell the hidden cause.")] = False,
-    hint: Annotated[int, typer.Option(metavar="N", help="Show the first N hints.")] = 0,
+    hint: Annotated[int, typer.Option(metavar="N", min=0, help="Show the first N hints.")] = 0,
     notebook: Annotated[
         Path | None,
         typer.Option(metavar="FILE.ipynb", help="Write it as an exercise; nothing is run."),
@@ -441,7 +443,8 @@ class _Told:
 class _Gate:
     """What CI asked for; without a gate and a baseline the verdict alone decides."""
 
-    text: str = ""
+    text: str | None = None
+    """Empty is no gate that holds: a variable of CI's that was not set must not pass."""
     baseline: Path | None = None
     junit: Path | None = None
 
@@ -449,7 +452,7 @@ class _Gate:
         from .gate import GateError, parse
 
         try:
-            return parse(self.text) if self.text else ()
+            return parse(self.text) if self.text is not None else ()
         except GateError as error:
             raise Refused(f"--gate {error}") from None
 
@@ -668,8 +671,9 @@ def _levels(text: str) -> tuple[int, ...]:
 
 
 def _positive(name: str, value: Any) -> Any:
-    if value is not None and value <= 0:
-        raise Refused(f"{name} {value}: must be above 0")
+    # Not `value <= 0`: that holds for no NaN.
+    if value is not None and not 0 < value <= LARGEST:
+        raise Refused(f"{name} {value}: must be above 0, and at most {LARGEST:.0e}")
     return value
 
 
