@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from playbook.case import Case, CaseError
 from playbook.cli import main
 
 TARGETS = Path(__file__).parent / "targets"
@@ -73,6 +75,33 @@ def test_a_mistake_is_answered_in_one_line(
     assert said in err
     assert err.count("\n") == 1
     assert "secretwithoutcolon" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "neither an object nor a list of objects") for text in ("5", '"a"', "null")),
+        *((text, "neither an object nor a list of objects") for text in ("[]", "[1]", "[{}, 1]")),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+    ],
+)
+def test_inputs_that_are_no_objects_are_told_in_one_line(
+    text: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "inputs.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["triage", "crew:x", "--inputs", str(tmp_path / "inputs.json")])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("inputs", [5, "text", [1], [], True])
+def test_a_case_refuses_inputs_that_are_no_objects(inputs: Any, tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="neither an object nor a list of objects"):
+        Case("crew:x", inputs=inputs, directory=tmp_path)
 
 
 @pytest.mark.e2e

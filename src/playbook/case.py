@@ -584,9 +584,13 @@ def _as_inputs(
         return (None,)
     if isinstance(inputs, Mapping):
         return (dict(inputs),)
-    if not inputs or not all(isinstance(item, Mapping) for item in inputs):
+    if not isinstance(inputs, Sequence) or not inputs or not _objects(inputs):
         raise CaseError("the inputs are neither an object nor a list of objects")
     return tuple(dict(item) for item in inputs)
+
+
+def _objects(items: Sequence[Any]) -> bool:
+    return all(isinstance(item, Mapping) for item in items)
 
 
 def _digest(inputs: tuple[Mapping[str, Any] | None, ...]) -> str:

@@ -651,11 +651,15 @@ def _inputs(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise Refused(f"--inputs {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused(f"--inputs {path} is not JSON: {error}") from None
+    several = found if isinstance(found, list) else [found]
+    if not several or not all(isinstance(item, dict) for item in several):
+        raise Refused(f"--inputs {path} holds neither an object nor a list of objects")
+    return found
 
 
 def _levels(text: str) -> tuple[int, ...]:
