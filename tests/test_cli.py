@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -102,6 +103,92 @@ def test_inputs_that_are_no_objects_are_told_in_one_line(
 def test_a_case_refuses_inputs_that_are_no_objects(inputs: Any, tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="neither an object nor a list of objects"):
         Case("crew:x", inputs=inputs, directory=tmp_path)
+
+
+LOG = Path(__file__).parents[1] / "data" / "captured" / "node-rate-limit.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "said"),
+    [
+        ("--report", "r.pdf", "must end in .html or .md"),
+        ("--report", "folder.html", "it is a directory"),
+        ("--report", "file/r.html", "cannot be written"),
+        ("--report", "/proc/r.html", "cannot be written"),
+        ("--json", "", "name a file"),
+        ("--json", "folder.html", "it is a directory"),
+        ("--json", "/proc/r.json", "cannot be written"),
+        ("--junit", "folder.html", "it is a directory"),
+        ("--junit", "/proc/r.xml", "cannot be written"),
+        ("--notebook", "/proc/x.ipynb", "cannot be written"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_the_run(
+    option: str,
+    file: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Refused before the case is begun: nothing was run that could be lost."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main(["triage", "math:sqrt", option, file])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said in err
+    assert err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.html"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["triage", str(LOG), "--report", "/proc/r.html"],
+        ["triage", str(LOG), "--json", "/proc/r.json"],
+        ["audit", "math:sqrt", "--json", "/proc/r.json"],
+        ["drill", "rate-limit", "--json", "/proc/r.json"],
+        ["doctor", "--json", "/proc/r.json"],
+        ["report", ".", "--out", "/proc/r.html"],
+        ["report", ".", "--out", "r.pdf"],
+    ],
+)
+def test_every_command_looks_at_its_files_first(
+    args: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert args[-1] in told.err
+    assert (told.err.count("\n"), told.out) == (1, "")
+
+
+def test_what_cannot_be_written_costs_neither_the_verdict_nor_the_other_files(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the run is over: it could be written when it was begun."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("playbook.report.write", full)
+    args = ["--case", str(tmp_path / "case"), "--json", str(tmp_path / "new" / "v.json")]
+    with pytest.raises(SystemExit) as ended:
+        main(["triage", "http://127.0.0.1:9/x", "--levels", "1", "--max-requests", "2", *args])
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "verdict: " in told.out
+    assert json.loads((tmp_path / "new" / "v.json").read_text())["target"]
+    assert told.err.splitlines()[-1].endswith("cannot be written: No space left on device")
+    assert "Traceback" not in told.err
 
 
 @pytest.mark.e2e

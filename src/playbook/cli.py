@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from .outputs import Outputs
+from .outputs import check as check_output
+
 if TYPE_CHECKING:
     from .case import Case
     from .gate import Condition, Gated
@@ -204,7 +207,8 @@ def triage(
     if (gate is not None or baseline or junit) and (captured or against):
         raise Refused("--gate, --baseline and --junit go with a target that can be called")
     if notebook is not None:
-        _writable(notebook, refused="a captured file or --against" if captured or against else "")
+        _notebook(notebook, refused="a captured file or --against" if captured or against else "")
+    _writable(json_out, report, junit)
     if captured:
         _captured(target, json_out, report, _names(map_ or []))
     if map_:
@@ -251,12 +255,16 @@ def audit(
 
     from .case import Case
 
+    _writable(json_out)
+    outputs = Outputs()
     with Case(target, deadline=_positive("--deadline", deadline), python=python) as case:
         found = case.audit()
     if json_out:
-        _write_json(json_out, {"schema": "playbook.audit/1", "target": target, **asdict(found)})
+        data = {"schema": "playbook.audit/1", "target": target, **asdict(found)}
+        _write_json(json_out, data, outputs)
     if json_out != "-":
         typer.echo(str(found))
+    outputs.tell()
     raise SystemExit(1 if any(item.severity == "danger" for item in found.settings) else 0)
 
 
@@ -296,6 +304,7 @@ def drill(
 
         typer.echo(str(write(name, notebook, seed=seed)))
         return
+    _writable(json_out, report)
     typer.echo(f"{chosen.title}: {chosen.symptom}", err=True)
     for text in chosen.hints[:hint]:
         typer.echo(f"hint: {text}", err=True)
@@ -353,12 +362,16 @@ def report(
     from .case import read
     from .report import write
 
+    _writable(report=out, option="--out")
     record = read(case)
     if record.verdict is None:
         typer.echo(
             "playbook: this case has no verdict yet; the report shows what there is", err=True
         )
-    typer.echo(str(write(record, out or case / "report.html")))
+    outputs = Outputs()
+    with outputs.of("--out", out or case / "report.html"):
+        typer.echo(str(write(record, out or case / "report.html")))
+    outputs.tell()
 
 
 @app.command()
@@ -392,11 +405,14 @@ def doctor(json_out: JsonOption = None) -> None:
     """What this machine has of what the kit needs, and how to get the rest; sends nothing."""
     from .doctor import examine
 
+    _writable(json_out)
+    outputs = Outputs()
     found = examine()
     if json_out:
-        _write_json(json_out, found.json())
+        _write_json(json_out, found.json(), outputs)
     if json_out != "-":
         typer.echo(str(found))
+    outputs.tell()
     raise SystemExit(1 if found.missing else 0)
 
 
@@ -476,15 +492,13 @@ class _Gate:
         )
         return gated.verdict, gated
 
-    def tell(self, case: Case, verdict: Verdict, gated: Gated | None) -> None:
+    def tell(self, case: Case, verdict: Verdict, gated: Gated | None, outputs: Outputs) -> None:
         """JUnit and annotations; these go to stderr, where GitHub reads them as well."""
         from . import ci
 
         if self.junit is not None:
-            try:
+            with outputs.of("--junit", self.junit):
                 ci.junit(self.junit, verdict.target, verdict, gated, case.directory)
-            except OSError as error:
-                raise Refused(f"--junit {self.junit}: {error.strerror}") from None
         for line in ci.github(verdict.target, verdict, gated):
             typer.echo(line, err=True)
 
@@ -533,27 +547,25 @@ def _finish(
     """Run the case to its verdict with progress shown, write what was asked, and exit."""
     from .progress import shown
 
-    out = report_path or case.directory / "report.html"
-    if out.suffix not in (".html", ".md"):
-        raise Refused(f"--report {out}: the name must end in .html or .md")
+    out, outputs = report_path or case.directory / "report.html", Outputs()
     with _ending(case):
         with shown(case, lines=told.verbose), told.of(case):
             verdict, gated = gate.judge(case)
         fleet = case.bench.fleet and case.bench.fleet.fleet()
-        written = case.report(out)
-    gate.tell(case, verdict, gated)
-    if json_out:
-        _write_json(json_out, verdict.json() | ({"gate": gated.json()} if gated else {}))
-    if json_out != "-":
-        typer.echo(str(verdict))
-        if gated is not None:
-            typer.echo(str(gated))
-        if fleet:
-            typer.echo(str(fleet))
-        typer.echo(f"report: {written}")
+        if json_out:
+            data = verdict.json() | ({"gate": gated.json()} if gated else {})
+            _write_json(json_out, data, outputs)
+        quiet = json_out == "-"
+        for found in (verdict, gated, fleet):
+            if found and not quiet:
+                typer.echo(str(found))
+        _report(case, out, outputs, quiet=quiet)
+    gate.tell(case, verdict, gated, outputs)
+    if not quiet:
         typer.echo(f"case: {case.directory}")
     if notebook is not None:
-        _as_notebook(case, notebook, quiet=json_out == "-")
+        _as_notebook(case, notebook, quiet=quiet)
+    outputs.tell()
     raise SystemExit(EXIT[verdict.outcome] if gated is None else gated.status)
 
 
@@ -568,7 +580,37 @@ def _as_notebook(case: Case, path: Path, *, quiet: bool) -> None:
         typer.echo(f"notebook: {path}")
 
 
-def _writable(path: Path, *, refused: str) -> None:
+def _report(case: Case, path: Path, outputs: Outputs, *, quiet: bool) -> None:
+    """The report, after all that it could keep from being told."""
+    with outputs.of("--report", path):
+        written = case.report(path)
+        if not quiet:
+            typer.echo(f"report: {written}")
+
+
+def _writable(
+    json_out: str | None = None,
+    report: Path | None = None,
+    junit: Path | None = None,
+    *,
+    option: str = "--report",
+) -> None:
+    """Refuse, before anything is run, what could not be written after it."""
+    if json_out == "":
+        raise Refused("--json: name a file, or - for standard output")
+    if json_out and json_out != "-":
+        check_output("--json", Path(json_out))
+    if report is not None:
+        from .report import SUFFIXES
+
+        if report.suffix.lower() not in SUFFIXES:
+            raise Refused(f"{option} {report}: the name must end in .html or .md")
+        check_output(option, report)
+    if junit is not None:
+        check_output("--junit", junit)
+
+
+def _notebook(path: Path, *, refused: str) -> None:
     from .incident import IncidentError, check
 
     if refused:
@@ -577,6 +619,7 @@ def _writable(path: Path, *, refused: str) -> None:
         check(path)
     except IncidentError as error:
         raise Refused(f"--notebook {error}") from None
+    check_output("--notebook", path)
 
 
 def _compare(case: Case, fixed: str, json_out: str | None, report_path: Path | None) -> NoReturn:
@@ -585,15 +628,17 @@ def _compare(case: Case, fixed: str, json_out: str | None, report_path: Path | N
 
     from .progress import shown
 
+    outputs, quiet = Outputs(), json_out == "-"
     with _ending(case):
         with shown(case):
             found = case.verify(fixed)
-        written = case.report(report_path or case.directory / "report.html")
-    if json_out:
-        _write_json(json_out, {"schema": "playbook.comparison/1", "fixed": fixed, **asdict(found)})
-    if json_out != "-":
-        typer.echo(str(found))
-        typer.echo(f"report: {written}")
+        if json_out:
+            data = {"schema": "playbook.comparison/1", "fixed": fixed, **asdict(found)}
+            _write_json(json_out, data, outputs)
+        if not quiet:
+            typer.echo(str(found))
+        _report(case, report_path or case.directory / "report.html", outputs, quiet=quiet)
+    outputs.tell()
     raise SystemExit({"fixed": 0, "undecided": 3}.get(found.answer, 1))
 
 
@@ -623,28 +668,29 @@ def _captured(
     verdict = record.verdict
     if verdict is None:
         raise Refused(f"{target} holds no request")
+    outputs = Outputs()
+    if json_out:
+        _write_json(json_out, verdict.json(), outputs)
+    if json_out != "-":
+        typer.echo(str(verdict))
     if report_path:
         from .report import write
 
-        write(record, report_path)
-    if json_out:
-        _write_json(json_out, verdict.json())
-    if json_out != "-":
-        typer.echo(str(verdict))
+        with outputs.of("--report", report_path):
+            write(record, report_path)
+    outputs.tell()
     raise SystemExit(EXIT[verdict.outcome])
 
 
-def _write_json(where: str, data: dict[str, Any]) -> None:
+def _write_json(where: str, data: dict[str, Any], outputs: Outputs) -> None:
     from .errors import scrub
 
     text = json.dumps(scrub(data), indent=2, default=str)
     if where == "-":
         typer.echo(text)
         return
-    try:
+    with outputs.of("--json", where):
         Path(where).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise Refused(f"--json {where} cannot be written: {error.strerror}") from None
 
 
 def _inputs(path: Path | None) -> Any:
@@ -769,7 +815,14 @@ def main(args: list[str] | None = None) -> NoReturn:
             raise SystemExit(130) from None
         if hasattr(error, "format_message"):
             _refuse(error.format_message())
-        if kind not in ("Refused", "TargetError", "CaseError", "FleetError", "LabError"):
+        if kind not in (
+            "Refused",
+            "TargetError",
+            "CaseError",
+            "FleetError",
+            "LabError",
+            "OutputError",
+        ):
             # A bug of ours must not look like a fault of the target's (status 1).
             typer.echo(_safe(traceback.format_exc()), err=True)
             _refuse(f"a bug of playbook's own, please report it: {kind}: {error}")

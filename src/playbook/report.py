@@ -25,6 +25,8 @@ from .sweep import name
 
 __all__ = ["html", "markdown", "write"]
 
+SUFFIXES = (".html", ".htm", ".md")
+"""How the name of a report may end."""
 MOST_FAULTS = 20
 """Distinct failures listed; the rest are counted."""
 
