@@ -54,6 +54,8 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (["triage", "crew:x", "--inputs", "gone.json"], "No such file"),
         (["triage", "http://127.0.0.1:9/x", "--header", "secretwithoutcolon"], "NAME:VALUE"),
         (["triage", "crew:x", "--report", "report.pdf"], "must end in .html or .md"),
+        (["triage", "math:sqrt", "--python", "/nope/python"], "/nope/python cannot be started"),
+        (["audit", "math:sqrt", "--python", "nopython"], "nopython cannot be started"),
         (["triage", "math:sqrt", "--otlp", "localhost:4317"], "no http(s) address"),
         (["triage", "math:sqrt", "--log", "no/such/folder/x.jsonl"], "No such file"),
         (["drill", "no-such-drill"], "no such drill"),
@@ -217,6 +219,19 @@ def test_verbose_shows_the_targets_own_traceback(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "broken_import.py" in done.stderr
     assert "Traceback" in done.stderr
+
+
+def test_an_interpreter_is_found_from_where_it_was_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker starts beside the target, where there is no such path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").symlink_to("/bin/true")
+    with pytest.raises(SystemExit) as ended:
+        main(["triage", str(TARGETS / "sync_handler.py:handle"), "--python", "bin/python"])
+    assert ended.value.code == 2
+    assert "ended before it was ready" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_told_in_one_line() -> None:

@@ -129,23 +129,34 @@ class Nursery:
             **QUIET,
             "CREWAI_STORAGE_DIR": str(storage / "import"),
         }
-        with log.open("ab") as out:
-            self._process = subprocess.Popen(
-                [
-                    python or sys.executable,
-                    str(Path(__file__).with_name("worker.py")),
-                    str(theirs.fileno()),
-                    spec.kind,
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=environment,
-                cwd=spec.directory or None,
-                start_new_session=True,
-            )
-        theirs.close()
+        # By its place, as it was named here: the worker starts in a directory of the target's.
+        python = str(Path(python).absolute()) if os.sep in python else python
+        try:
+            with log.open("ab") as out:
+                self._process = subprocess.Popen(
+                    [
+                        python or sys.executable,
+                        str(Path(__file__).with_name("worker.py")),
+                        str(theirs.fileno()),
+                        spec.kind,
+                    ],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env=environment,
+                    cwd=spec.directory or None,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._lines.close()
+            ours.close()
+            raise TargetError(
+                f"the interpreter {python or sys.executable} cannot be started in "
+                f"{spec.directory or Path.cwd()}: {error.strerror}"
+            ) from None
+        finally:
+            theirs.close()
 
     def _answer(self) -> dict[str, Any]:
         line = self._lines.readline()
