@@ -85,7 +85,13 @@ def test_a_module_is_imported_from_the_working_directory(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/ask", "https://example.org/x?y={canary}"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:8000/ask", "https://example.org/x?y={canary}", "http://[::1]:80/x"),
+        *("https://{canary}.example.org/x", "http://svc_a.example.org./a b", "https://höst/x"),
+    ],
+)
 def test_a_url_is_an_endpoint(url: str) -> None:
     assert (parse(url).kind, parse(url).text) == ("http", url)
 
@@ -110,6 +116,14 @@ def test_a_captured_file_is_known_by_its_suffix(folder: Path, name: str) -> None
         ("app:build()", "is not a Python name"),
         ("my-app:crew", "neither a file nor a module name"),
         (".:crew", "neither a file nor a module name"),
+        ("http://", "it names no host"),
+        ("https://:443/x", "it names no host"),
+        ("http://h:99999/x", "port out of range"),
+        ("http://h:0/x", "its port is 0"),
+        ("http://[::1/x", "invalid ipv6 url"),
+        ("http://a b/x", "its host is no name"),
+        ("http://a..b/x", "its host is no name"),
+        ("http://h/\x1b[2J", "it holds a control code"),
     ],
 )
 def test_what_cannot_be_read_is_told_in_one_line(folder: Path, text: str, says: str) -> None:

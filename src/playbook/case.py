@@ -46,7 +46,7 @@ from .model import (
     Verdict,
 )
 from .runner import Run, replay
-from .target import Spec, TargetError, parse
+from .target import Spec, TargetError, check_request, parse
 
 T = TypeVar("T")
 STEPS: Mapping[str, type] = {
@@ -100,7 +100,9 @@ class Case:
         self.live = None if isinstance(target, str) else target
         self.spec = parse(target) if isinstance(target, str) else Spec(_name(target), "python")
         if self.spec.kind == "http":
-            self.spec = replace(self.spec, http=tuple((http or {}).items()))
+            asked = dict(http or {})
+            check_request(asked.get("method") or "", asked.get("headers") or {})
+            self.spec = replace(self.spec, http=tuple(asked.items()))
             inputs = inputs if inputs is not None else _body_inputs(self.spec)
         self.logs = _log_file(logs, self.spec)
         self.settings = Settings(

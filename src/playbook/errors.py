@@ -368,15 +368,17 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         (
             "deadline",
             r"Task timed out after [\d.]+ seconds|FUNCTION_INVOCATION_TIMEOUT"
-            r"|Endpoint request timed out|upstream request timeout",
+            r"|Endpoint request timed out|upstream request timeout"
+            r"|WORKER TIMEOUT",  # gunicorn ends the worker of a request that takes too long
         ),
         (
             "worker-died",
-            r"WORKER TIMEOUT|Worker .{0,40}was sent SIG|process .{0,40}died|worker died",
+            r"Worker .{0,40}was sent SIG|process .{0,40}died|worker died",
         ),
         (
             "side-effect-conflict",
-            r"UNIQUE constraint|violates unique constraint|duplicate (?:key|entry)|\bP2002\b",
+            r"UNIQUE constraint|violates unique constraint|duplicate (?:key|entry)|\bP2002\b"
+            r"|409 Conflict\W{1,3}(?:duplicate|already)",
         ),
         (
             "application-error",
@@ -838,6 +840,11 @@ def classify(chain: Sequence[Link] | BaseException) -> Fault:
     kind, at = "unknown", 0
     for index, link in enumerate(links):
         found = _kind(link)
+        if found == "server-error" and index + 1 < len(links) and _REASON.fullmatch(link.message):
+            # The words of a status, as a web framework wraps whatever it caught.
+            found = classify(links[index + 1 :]).kind
+            if found == "unknown":
+                found = "server-error"
         if kind == "unknown" or found in _OPEN.get(kind, ()):
             kind, at = (found, index) if found != "unknown" else (kind, at)
         if kind != "unknown" and kind not in _OPEN:
@@ -856,6 +863,12 @@ def classify(chain: Sequence[Link] | BaseException) -> Fault:
         retryable=False if kind == "rate-limit" and _TOO_LARGE.search(link.message) else ...,
         chain=links,
     )
+
+
+_REASON = re.compile(
+    r"\s*(?:5\d\d )?(?:Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time-?out)\.?\s*",
+    re.IGNORECASE,
+)
 
 
 def fault(

@@ -61,6 +61,8 @@ def parse(text: str) -> Spec:
     Raises TargetError with one clear line for anything else.
     """
     if re.match(r"https?://", text):
+        if why := _no_url(text):
+            raise TargetError(f"the URL {text!r} cannot be used: {why}")
         return Spec(text, "http", directory=str(Path.cwd()))
     path, _, attribute = text.rpartition(":")
     if not path and Path(text.removesuffix(".gz")).suffix in CAPTURED_SUFFIXES:
@@ -80,6 +82,41 @@ def parse(text: str) -> Spec:
         raise TargetError(f"{path!r} in {text!r} is neither a file nor a module name")
     cwd = str(Path.cwd())
     return Spec(text, "python", path, attribute, (cwd,), cwd)
+
+
+def _no_url(text: str) -> str:
+    """Why nothing can be sent there, which would else look like a fault of the endpoint's."""
+    if re.search(r"[\x00-\x1f\x7f]", text):
+        return "it holds a control code"
+    try:
+        parts = urlsplit(text.replace(canary.PLACEHOLDER, "canary"))
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:  # a bracket or a port that cannot be
+        return str(error).lower()
+    if not host:
+        return "it names no host"
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return "its host is no name"
+    if port == 0 or re.search(r"\s", host):
+        return f"its {'port is 0' if port == 0 else 'host is no name'}"
+    return ""
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What HTTP takes as a method or as the name of a header."""
+
+
+def check_request(method: str, headers: Mapping[str, str]) -> None:
+    """Raises TargetError for what no client can send. Values may be secret: none is repeated."""
+    if method and not _TOKEN.fullmatch(method):
+        raise TargetError(f"{method!r} is no HTTP method")
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name):
+            raise TargetError("the name of a header is no name in HTTP: write NAME:VALUE")
+        if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+            raise TargetError(f"the value of the header {name} holds a control code")
 
 
 def _is_file(path: Path) -> bool:
@@ -255,12 +292,14 @@ def endpoint(
         if (request := scope.current.get()) is not None and "x-request-id" not in given:
             fields["x-request-id"] = request.request
         verb = method or ("POST" if sent else "GET")
+        # As curl sends them: httpx would take ASCII only.
+        encoded = {name.encode(): value.encode() for name, value in fields.items()}
         for tries in itertools.count():
             broken: httpx.TransportError | None = None
             with inject.Turn("request"):
                 try:
                     response = client.request(
-                        verb, own(url), headers=fields, content=sent.encode() or None
+                        verb, own(url), headers=encoded, content=sent.encode() or None
                     )
                     kind = status_fault(response.status_code)
                 except httpx.TransportError as error:

@@ -127,7 +127,7 @@ def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> C
                 with opener(path, "rb") as plain:
                     logs.read_entries(streams.records(plain), requests)
             else:
-                logs.read_lines(logs.bounded(file, requests), requests)
+                logs.read_lines(logs.bounded(file, requests), requests, head)
     except ijson.JSONError as error:
         raise CapturedError(f"{path}: not valid JSON: {str(error).splitlines()[0]}") from error
     except (OSError, EOFError, zlib.error, RecursionError) as error:

@@ -15,17 +15,24 @@ def _names(text: str) -> tuple[str, ...]:
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "request": _names(
-        "requestid reqid xrequestid correlationid xcorrelationid awsrequestid invocationid "
-        "transactionid traceid"
+        "requestid reqid xrequestid requestxrequestid correlationid xcorrelationid awsrequestid "
+        "invocationid transactionid operationid traceid"
     ),
-    "time": _names("time timestamp ts asctime datetime date"),
+    "time": _names(
+        "time timestamp ts asctime datetime date timeiso8601 eventtime timelocal starttime startutc"
+    ),
     "level": _names("level levelname severity loglevel"),
-    "status": _names("statuscode httpstatus status responsestatus"),
+    "status": _names(
+        "statuscode httpstatus status responsestatus responsecode downstreamstatus resultcode "
+        "elbstatuscode"
+    ),
     "duration": _names(
-        "responsetime durationms durationsec durations durationseconds duration elapsedms elapseds "
-        "elapsedseconds elapsed latencyms latencys latency tookms took processtime totalms"
+        "responsetime requesttime durationms durationsec durations durationseconds duration "
+        "elapsedms elapseds elapsedseconds elapsed latencyms latencys latency tookms took "
+        "processtime totalms"
     ),
     "message": _names("msg message event"),
+    "path": _names("path url uri route requestpath requesturi requesturl httptarget urlpath"),
     "error": _names("err error exception excinfo exc stacktrace traceback stack"),
 }
 """What is looked for, with its names in order of preference, spelled without ``_ - . @``."""
@@ -39,6 +46,7 @@ _NOT_SCOPE = frozenset(NAMES["request"]) | frozenset(
 )
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _DURATION = re.compile(r"^\s*([\d.]+)\s*(ns|µs|us|ms|s|sec|seconds?|m|min)?\s*$", re.IGNORECASE)
+_CLF_DATE = re.compile(r"\d\d/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}")
 _SCALE = {"ns": 1e-9, "µs": 1e-6, "us": 1e-6, "ms": 1e-3, "m": 60.0, "min": 60.0}
 _PINO = {10: "trace", 20: "debug", 30: "info", 40: "warn", 50: "error", 60: "fatal"}
 
@@ -84,8 +92,11 @@ def _rank(path: str, what: str) -> int | None:
 
 
 def instant(value: Any) -> float | None:
-    """Seconds since the epoch, from a number of any unit or an ISO date (UTC if it has no zone)."""
+    """Seconds since the epoch, from a number of any unit, an ISO date (UTC if it has no zone), or
+    that of an access log (18/Nov/2026:08:40:25 +0000)."""
     try:
+        if isinstance(value, str) and _CLF_DATE.fullmatch(value):
+            return datetime.strptime(value, "%d/%b/%Y:%H:%M:%S %z").timestamp()
         if isinstance(value, str) and not re.fullmatch(r"\d+(?:\.\d+)?", value):
             moment = datetime.fromisoformat(value.strip().replace(",", "."))
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -103,7 +114,8 @@ def instant(value: Any) -> float | None:
 def seconds(path: str, value: Any) -> float | None:
     """A duration in seconds, its unit from the value, else the name, else the size of the number.
 
-    A bare ``duration`` that is whole and at least 100 is taken for milliseconds.
+    A bare ``duration`` is taken for milliseconds where it is whole and at least 100, or at least
+    1,000; for nanoseconds from 10⁸ on (Go's loggers).
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -118,11 +130,23 @@ def seconds(path: str, value: Any) -> float | None:
     unit = (found[2] or "").lower()
     if not unit:
         unit = next((each for each in ("ns", "us", "ms") if name.endswith(each)), "")
-        millis = plain(name) == "responsetime" or (number >= 100 and number == int(number))
-        if not unit and not name.endswith(("_s", "sec", "seconds")) and millis:
-            unit = "ms"
+        known = name.endswith(("_s", "sec", "seconds")) or plain(name) == "requesttime"
+        millis = plain(name) == "responsetime" or number >= (100 if number == int(number) else 1000)
+        if not unit and not known and millis:
+            unit = "ns" if number >= 1e8 else "ms"
     result = number * _SCALE.get(unit, 1.0)
     return result if 0 <= result < 86_400 else None
+
+
+_PROBE = re.compile(
+    r"(?:^|[\s\"'/])/?(?:health\w*|livez?|liveness|readyz?|readiness|ping|metrics|favicon\.ico)"
+    r"(?=[\s?\"']|$)"
+)
+
+
+def is_probe(path: str) -> bool:
+    """Does a path (or a request line) ask whether the service is there, and nothing else?"""
+    return "/" in path[:400] and _PROBE.search(path[:400]) is not None
 
 
 def status(value: Any) -> int | None:

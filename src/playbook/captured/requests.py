@@ -10,21 +10,28 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from ..errors import classify, redact
+from ..errors import classify, fault, redact
 from ..model import Fault, Link, Outcome, Span
 
 _TOKEN = re.compile(r"[A-Za-z0-9][\w-]{3,63}")
 _DONE = re.compile(r"\b(?:complet|finish|succe|done\b|responded|sent\b)", re.IGNORECASE)
-_BAD = frozenset({"error", "fatal", "critical", "err", "crit", "emergency", "alert"})
-_FAILING = frozenset({408, 429, 499})
+BAD = frozenset({"error", "fatal", "critical", "err", "crit", "emergency", "alert"})
+_FAILING = frozenset({408, 429})
+_GONE = 499
+"""nginx's status for a caller that went away: it failed nobody."""
 _REFERS = re.compile(
     r"\b(?:parent|retr(?:y|ied|ies)|replay|previous|duplicate|follow|linked|caused|batch|spawn"
     r"|child|upstream|redeliver|dedup|same as|instead of|queued behind)",
     re.IGNORECASE,
 )
 """Words by which one request speaks of another on purpose."""
+_WARNING = ("warn", "warning")
+_MAX_RPM = re.compile(r"\bmax[ _]rpm reached", re.IGNORECASE)
+"""CrewAI's words before it sleeps to the end of the minute."""
 _SEVERAL = 3
 """Requests that may mention an id before it is nobody's own."""
+_PATIENCE = 60.0
+"""Seconds of silence from which a request may hang."""
 _MAX_FAULTS = 20
 _MAX_TOKENS = 500
 _MAX_LOOSE = 10_000
@@ -42,6 +49,8 @@ class Record:
     chain: tuple[Link, ...] = ()
     message: str = ""
     scope: tuple[tuple[str, str], ...] = ()
+    probe: bool = False
+    """It asks whether the service is there, and is nobody's request."""
 
 
 @dataclass(slots=True)
@@ -59,8 +68,21 @@ class Request:
     seen: set[str] = field(default_factory=set)
     """Later values, and words of its lines that may be somebody's id."""
     result: str = ""
+    probe: bool = False
+    gone: bool = False
+    """Its caller hung up."""
+    ended: bool = False
+    """A record tells that it is over."""
+    warned: bool = False
+    """Its last warning carried an error."""
+    waits: list[tuple[str, float, float]] = field(default_factory=list)
+    """Places where it waited and nothing else was said of it, from when to when."""
 
     def add(self, record: Record) -> None:
+        self._wait(record)
+        self.probe |= record.probe
+        self.gone |= record.status == _GONE
+        self.ended |= record.status is not None or bool(_DONE.search(record.message))
         if record.time is not None:
             begun = record.time - (record.seconds or 0.0)
             self.start = begun if self.start is None else min(self.start, begun)
@@ -72,7 +94,11 @@ class Request:
         if record.status is not None:
             self.status = record.status
             self.failed = record.status >= 500 or record.status in _FAILING
-        elif record.chain or record.level in _BAD:
+        elif record.level in _WARNING:
+            # Tried again, or given up: what comes after it tells.
+            self.failed = None if self.failed is None and record.chain else self.failed
+            self.warned = bool(record.chain)
+        elif record.chain or record.level in BAD:
             self.failed = True if self.status is None else self.failed
         elif self.failed and self.status is None and _DONE.search(record.message):
             self.failed = False
@@ -85,8 +111,15 @@ class Request:
         if not record.chain and record.message:
             self.result = record.message
 
+    def _wait(self, record: Record) -> None:
+        if self.waits and record.time is not None and not self.waits[-1][2]:
+            name, start, _ = self.waits[-1]
+            self.waits[-1] = (name, start, record.time)
+        if record.time is not None and _MAX_RPM.search(record.message):
+            self.waits.append(("max_rpm", record.time, 0.0))
+
     def outcome(self, id: str, foreign: Iterable[str]) -> Outcome:
-        failed = bool(self.failed)
+        failed = bool(self.failed) or (self.failed is None and self.warned and not self.ended)
         # The last word decides, and what was said before it may say it more exactly.
         links = [link for each in reversed(self.faults) for link in each.chain]
         masked = {each.kind for each in self.faults if not failed} - {"unknown"}
@@ -118,11 +151,19 @@ class Requests:
     lines: int = 0
     skipped: int = 0
     fields: dict[str, str] = field(default_factory=dict)
+    last: float = 0.0
+    """The latest time that any record tells, in seconds since the epoch."""
+    probes: int = 0
+    """Records of health checks."""
 
     def add(self, record: Record) -> None:
-        if record.request:
+        if record.time is not None:
+            self.last = max(self.last, record.time)
+        if record.probe and not record.request:
+            self.probes += 1
+        elif record.request:
             self.by_id.setdefault(record.request, Request()).add(record)
-        elif record.chain or record.status is not None or record.level in _BAD:
+        elif record.chain or record.status is not None or record.level in BAD:
             if len(self.loose) < _MAX_LOOSE:
                 self.loose.append(record)
             else:
@@ -131,6 +172,9 @@ class Requests:
     def outcomes(self) -> tuple[tuple[Outcome, ...], str]:
         """The outcomes in order of their start, and what could not be known."""
         notes = []
+        probes = [id for id, each in self.by_id.items() if each.probe]
+        for id in probes:
+            del self.by_id[id]
         if not self.by_id:
             for number, record in enumerate(self.loose, 1):
                 self.by_id[f"record-{number}"] = request = Request()
@@ -141,9 +185,20 @@ class Requests:
                     "successes may be missing and failures may count twice"
                 )
         elif self.loose:
-            notes.append(f"{len(self.loose) + self.dropped} telling records carry no request id")
+            told = self._tell_loose()
+            notes.append(
+                f"{len(self.loose) + self.dropped} telling records carry no request id"
+                + (f", {told} of them failures that count as a request each" if told else "")
+            )
         if self.dropped:
             notes.append(f"only the first {_MAX_LOOSE} records without an id are kept")
+        if probes or self.probes:
+            notes.append(f"{len(probes) + self.probes} health checks are left out")
+        if gone := sum(each.gone for each in self.by_id.values()):
+            notes.append(f"{gone} callers hung up before their answer (499), which fails nobody")
+        if open_ := self._never_end():
+            notes.append(f"{open_} requests begin and never end")
+        self._wait_spans()
         foreign = self._foreign()
         found = [each.outcome(id, foreign.get(id, ())) for id, each in self.by_id.items()]
         if not any(each.seconds > 0 for each in found):
@@ -154,6 +209,50 @@ class Requests:
             notes.append(f"{self.skipped} of {self.lines} lines could not be read")
         found.sort(key=lambda each: each.start)
         return tuple(found), "; ".join(notes)
+
+    def _tell_loose(self) -> int:
+        """Failures that nobody claims count as requests, where they are the same beyond chance."""
+        kinds = [classify(record.chain).kind if record.chain else "" for record in self.loose]
+        known = {
+            kind for kind, times in Counter(kinds).items()
+            if times >= _SEVERAL and kind not in ("", "unknown")
+        }  # fmt: skip
+        if any(each.failed for each in self.by_id.values()):
+            return 0  # the requests tell their own failures; these are likely the same ones
+        told = 0
+        for kind, record in zip(kinds, self.loose, strict=True):
+            if kind in known and record.level in BAD:
+                told += 1
+                self.by_id[f"record-{told}"] = request = Request()
+                request.add(record)
+        return told
+
+    def _never_end(self) -> int:
+        """Requests of which nothing is heard any more, long before the log ends, where the others
+        tell that they are over: they hang."""
+        timed = [it for it in self.by_id.values() if it.start is not None and it.end is not None]
+        over = [it for it in timed if it.ended or it.failed is not None]
+        if len(over) < max(_SEVERAL, len(timed) / 2):
+            return 0
+        longest = max((it.end or 0.0) - (it.start or 0.0) for it in over)
+        patience = max(_PATIENCE, 3 * longest)
+        open_ = [
+            it for it in timed
+            if not it.ended and it.failed is None and not it.gone
+            and self.last - (it.end or 0.0) > patience
+        ]  # fmt: skip
+        for each in open_:
+            each.failed = True
+            each.faults.append(fault("hung", "nothing more is heard of it"))
+            each.end = self.last
+        return len(open_)
+
+    def _wait_spans(self) -> None:
+        for id, each in self.by_id.items():
+            for name, start, end in each.waits:
+                number = len(self.spans) + 1
+                until = end or max(start, each.end or start)
+                self.spans.append(Span(f"span-{number}", "", id, "wait", name, start, until, {}))
 
     def _foreign(self) -> Mapping[str, set[str]]:
         """Ids that belong to exactly one request, seen in the lines of another."""

@@ -258,7 +258,9 @@ STALLS = (*WAITS.values(), "telemetry", "preflight")
 
 def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
     """Seconds of a request by place; ``queue`` is the wait for a thread, and `OWN` any other
-    before its first span."""
+    before its first span. Empty where nothing of it was seen, which a log often is."""
+    if not spans:
+        return {}
     inner = [span for span in spans if span.kind not in ("request", "wait")]
     # Waiting for the lock or for `max_rpm` is known time, and not the queue before it.
     parts: dict[str, float] = defaultdict(float)

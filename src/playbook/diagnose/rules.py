@@ -56,6 +56,8 @@ SIMPLE: Mapping[str, str] = {
     "truncated": "unstable-connection",
     "emfile": "file-descriptors-exhausted",
     "threads-exhausted": "resource-leak",
+    "out-of-memory": "resource-leak",
+    "nested-loop": "event-loop-blocked",
     "event-loop-closed": "client-across-loops",
     "lock-timeout": "crewai-lock-contention",
     "storage-not-writable": "storage-not-writable",
