@@ -173,6 +173,7 @@ def echo() -> Iterator[tuple[str, list[tuple[str, str, dict[str, str], str]]]]:
         "'/cases?a=1' -G -d 'b=2' --data-urlencode 'c=ä &'",
         "/cases -X PATCH -u me:you -b x=1 -d a=1 -d b=2 -A tester -e http://from.example/",
         "/cases -d $'tab\\there'",
+        "/cases -H 'X-Team: Jörg' -d a",
     ],
 )
 def test_the_same_reaches_the_service_as_from_curl_itself(
@@ -194,7 +195,8 @@ def test_the_same_reaches_the_service_as_from_curl_itself(
     by_client = {"user-agent", "accept", "accept-encoding", "connection", "x-request-id"}
     for fields in (theirs[2], ours[2]):
         for name, value in read.headers.items():
-            assert fields[name.lower()] == value
+            # The standard library's server reads a header as Latin-1.
+            assert fields[name.lower()].encode("latin-1").decode() == value
     assert set(theirs[2]) - by_client == set(ours[2]) - by_client
 
 
