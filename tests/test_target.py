@@ -96,10 +96,59 @@ def test_a_url_is_an_endpoint(url: str) -> None:
     assert (parse(url).kind, parse(url).text) == ("http", url)
 
 
-@pytest.mark.parametrize("name", ["app.jsonl", "trace.json", "app.log", "pod.txt", "x.ndjson"])
-def test_a_captured_file_is_known_by_its_suffix(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("app.jsonl", "trace.json", "app.log", "pod.txt", "x.ndjson", "app.log.gz"),
+        *("app.log.1", "app.log.2.gz", "app.log-20250601", "access_log", "syslog", "dump"),
+        *("app-10:00.log", "logs/app.out"),
+    ],
+)
+def test_a_file_that_is_there_and_no_code_is_captured(folder: Path, name: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("")
+    assert (parse(name).kind, parse(name).text) == ("captured", name)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["app.log", "app.log.1"], ["trace.json"], ["pod/app/0.log"], ["readme", "a/access_log"]],
+)
+@pytest.mark.parametrize("name", ["outage", "dir.log"])
+def test_a_folder_of_logs_is_captured(folder: Path, name: str, names: list[str]) -> None:
+    for each in names:
+        (folder / name / each).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name / each).write_text("")
     assert parse(name).kind == "captured"
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ([], "no log and no trace export (.jsonl, .log, .json) is in there"),
+        (["data.bin", "x/y.csv"], "no log and no trace export"),
+        (["__init__.py", "crew.py", "run.log"], "path/to/file.py:attribute"),
+        (["pyproject.toml", "run.log"], "path/to/file.py:attribute"),
+        (["case.json", "evidence.jsonl"], "see it with playbook report there"),
+    ],
+)
+def test_any_other_folder_is_told_for_what_it_is(folder: Path, names: list[str], says: str) -> None:
+    (folder / "there").mkdir()
+    for each in names:
+        (folder / "there" / each).parent.mkdir(exist_ok=True)
+        (folder / "there" / each).write_text("")
+    with pytest.raises(TargetError) as told:
+        parse("there")
+    assert says in str(told.value)
+
+
+def test_what_gives_its_lines_only_once_is_told(folder: Path) -> None:
+    """It would wait for whoever writes to it, or for ever."""
+    os.mkfifo(folder / "pipe.log")
+    with pytest.raises(TargetError, match="is no file but a pipe"):
+        parse("pipe.log")
+    with pytest.raises(TargetError, match="is no file but a device"):
+        parse("/dev/null")
 
 
 @pytest.mark.parametrize(
@@ -111,6 +160,10 @@ def test_a_captured_file_is_known_by_its_suffix(folder: Path, name: str) -> None
         (":crew", "path/to/file.py:attribute"),
         ("missing.py:crew", "no such file: missing.py"),
         ("missing.jsonl", "no such file: missing.jsonl"),
+        ("app.log.1", "no such file: app.log.1"),
+        ("logs/access_log.2.gz", "no such file: logs/access_log.2.gz"),
+        ("catalog", "cannot read the target 'catalog'"),
+        ("x\0y", "cannot read the target"),
         ("folder/thing:crew", "no such file: folder/thing"),
         ("app:not-a-name", "'not-a-name'"),
         ("app:build()", "is not a Python name"),

@@ -13,9 +13,10 @@ import itertools
 import json
 import os
 import re
+import stat
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -64,15 +65,16 @@ def parse(text: str) -> Spec:
         if why := _no_url(text):
             raise TargetError(f"the URL {text!r} cannot be used: {why}")
         return Spec(text, "http", directory=str(Path.cwd()))
-    path, _, attribute = text.rpartition(":")
-    if not path and Path(text.removesuffix(".gz")).suffix in CAPTURED_SUFFIXES:
-        if not _is_file(Path(text)):
-            raise TargetError(f"no such file: {text}")
+    if text and _is_captured(Path(text)):
         return Spec(text, "captured")
+    path, _, attribute = text.rpartition(":")
+    if not path and _log_like(text):
+        raise TargetError(f"no such file: {text}")
     if not path or not attribute:
         raise TargetError(
             f"cannot read the target {text!r}: write path/to/file.py:attribute, "
-            "package.module:attribute, an http(s) URL, or a .jsonl, .log or .json file"
+            "package.module:attribute, an http(s) URL, or a log or trace export (.jsonl, .log, "
+            ".json, rotated and gzipped ones, a directory of them)"
         )
     if not all(part.isidentifier() for part in attribute.split(".")):
         raise TargetError(f"{attribute!r} in {text!r} is not a Python name")
@@ -82,6 +84,51 @@ def parse(text: str) -> Spec:
         raise TargetError(f"{path!r} in {text!r} is neither a file nor a module name")
     cwd = str(Path.cwd())
     return Spec(text, "python", path, attribute, (cwd,), cwd)
+
+
+def _is_captured(path: Path) -> bool:
+    """Is it evidence that is there? Raises TargetError for what is there and cannot be read."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there, or no name of a file at all
+        return False
+    if stat.S_ISREG(mode):
+        return path.suffix not in _SOURCES
+    if not stat.S_ISDIR(mode):
+        raise TargetError(f"{path} is no file but a {_kind(mode)}: write what it gives to a file")
+    if _is_file(path / "case.json"):
+        raise TargetError(f"{path} is a case: see it with playbook report {path}")
+    inside = [*itertools.islice(_names_below(path), _MANY_NAMES)]
+    own = {name for name in inside if os.sep not in name}
+    if own & _PROJECT or any(name.endswith(".py") for name in own):
+        return False  # the user's own code; what of it is meant has still to be said
+    if not any(map(_log_like, inside)):
+        raise TargetError(f"no log and no trace export (.jsonl, .log, .json) is in {path}")
+    return True
+
+
+_SOURCES = (".py", ".pyi", ".pyc", ".ipynb")
+_PROJECT = {"pyproject.toml", "package.json", "setup.cfg", "requirements.txt", "Dockerfile"}
+"""Files of a project, which may well have a text or a JSON file beside them."""
+_MANY_NAMES = 10_000
+_LOG_NAME = re.compile(r"(?:^|[._-])logs?(?:[._-]|\d|$)|^syslog", re.IGNORECASE)
+
+
+def _log_like(name: str) -> bool:
+    """``app.jsonl``, and what rotation and servers make: ``app.log.2.gz``, ``access_log``."""
+    path = Path(name)
+    return bool(set(path.suffixes) & set(CAPTURED_SUFFIXES) or _LOG_NAME.search(path.name))
+
+
+def _names_below(folder: Path) -> Iterator[str]:
+    """Files in the folder and below it, relative to it, its own first."""
+    for root, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (os.path.relpath(os.path.join(root, name), folder) for name in sorted(files))
+
+
+def _kind(mode: int) -> str:
+    return "pipe" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
 
 
 def _no_url(text: str) -> str:
