@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from playbook.case import Case, CaseError
+from playbook.case import Case, CaseError, read
 from playbook.cli import main
+from playbook.diagnose.autopsy import autopsy
 
 TARGETS = Path(__file__).parent / "targets"
+LOG = Path(__file__).parents[1] / "data" / "captured" / "node-rate-limit.jsonl"
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +51,13 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (["triage", "crew:x", "--max-seconds", "1e300"], "at most"),
         (["audit", "crew:x", "--deadline", "nan"], "must be above 0"),
         (["drill", "rate-limit", "--hint", "-1"], "--hint"),
+        (["triage", "crew:x", "--body", "{}"], "--body does not go with Python"),
+        (["triage", "crew:x", "--method", "PUT", "--header", "A:b"], "--method, --header does not"),
+        (["triage", str(LOG), "--log", "x"], "--log does not go with a captured file"),
+        (["triage", str(LOG), "--deadline", "30"], "--deadline does not go with a captured file"),
+        (["triage", str(LOG), "--levels", "1", "--body", "x"], "--levels, --body does not go"),
+        (["triage", str(LOG), "--against", "."], "--against does not go with a captured file"),
+        (["audit", str(LOG)], "an audit reads live code, and"),
         (["triage", "crew:x", "--gate", ""], "the gate is empty"),
         (["triage", "crew:x", "--gate", " , "], "the gate is empty"),
         (["triage", "crew:x", "--inputs", "gone.json"], "No such file"),
@@ -112,9 +121,6 @@ def test_inputs_that_are_no_objects_are_told_in_one_line(
 def test_a_case_refuses_inputs_that_are_no_objects(inputs: Any, tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="neither an object nor a list of objects"):
         Case("crew:x", inputs=inputs, directory=tmp_path)
-
-
-LOG = Path(__file__).parents[1] / "data" / "captured" / "node-rate-limit.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -305,9 +311,39 @@ def test_drills_are_listed_without_their_causes() -> None:
 
 
 def test_captured_logs_get_a_verdict_that_says_what_it_is(tmp_path: Path) -> None:
-    log = Path(__file__).parents[1] / "data" / "captured" / "node-rate-limit.jsonl"
-    done = run("triage", str(log), "--report", str(tmp_path / "r.md"))
+    done = run("triage", str(LOG), "--report", str(tmp_path / "r.md"))
     assert done.returncode == 1, done.stderr
     assert "provider-rate-limit" in done.stdout
     assert "no intervention was possible" in done.stdout
     assert (tmp_path / "r.md").is_file()
+
+
+def test_captured_logs_are_kept_as_a_case(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    case = tmp_path / "case"
+    for _ in range(2):  # the second goes on with it
+        with pytest.raises(SystemExit) as ended:
+            main(["triage", str(LOG), "--case", str(case)])
+        told = capsys.readouterr()
+        assert ended.value.code == 1, told.err
+        assert f"case: {case}" in told.out
+    record, kept = autopsy(LOG), read(case)
+    assert record.verdict
+    assert kept.verdict
+    assert kept.verdict.ranked == record.verdict.ranked
+    assert kept.outcomes == record.outcomes
+    assert kept.spans == record.spans
+    page = (case / "report.html").read_text()
+    with pytest.raises(SystemExit):
+        main(["report", str(case), "--out", str(tmp_path / "again.html")])
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_a_case_of_captured_logs_has_a_verdict_and_nothing_to_call(tmp_path: Path) -> None:
+    with Case(str(LOG), directory=tmp_path) as case:
+        assert case.verdict().cause == "provider-rate-limit"
+        with pytest.raises(CaseError, match="nothing in it can be called"):
+            case.audit()
+        with pytest.raises(CaseError, match="nothing in it can be called"):
+            case.verify("math:sqrt")

@@ -7,6 +7,7 @@ was. Layout::
     case.json        the target and the settings (no header, no key)
     evidence.jsonl   every run, outcome, span and shared object, as it arrived
     sweep.json, ladder.json, …, verdict.json   the result of each step
+    captured.json    what was read of logs or traces, in place of evidence
     minimal.py, report.html, report.md, target.log
 """
 
@@ -37,11 +38,13 @@ from .model import (
     Crossings,
     Gate,
     Ladder,
+    Outcome,
     Progress,
     Record,
     Reduction,
     Reintroduction,
     Seen,
+    Span,
     Sweep,
     Verdict,
 )
@@ -222,6 +225,11 @@ class Case:
     @property
     def bench(self) -> Bench:
         """Where the experiments run; started when it is first needed."""
+        if self.spec.kind == "captured":
+            raise CaseError(
+                f"{self.spec.text} is captured evidence: it has a verdict, and nothing in it "
+                "can be called"
+            )
         if self._bench is None:
             self._bench = Bench(
                 self.spec,
@@ -395,6 +403,10 @@ class Case:
 
     def verdict(self) -> Verdict:
         """The cause, proven by an intervention; runs whatever step is missing."""
+        if self.spec.kind == "captured":
+            from .diagnose.autopsy import autopsy
+
+            return self.keep(autopsy(Path(self.spec.text)))
         from .diagnose.judge import judge
 
         verdict = judge(self)
@@ -408,6 +420,15 @@ class Case:
             note = "; ".join(filter(None, (verdict.note, *found.events)))
             verdict = replace(verdict, note=note)
         return self.finish("verdict", verdict)
+
+    def keep(self, record: Record) -> Verdict:
+        """Keep what was read of captured evidence, with its verdict, as the folder's own."""
+        if record.verdict is None:
+            raise CaseError(f"{record.target} has no verdict")
+        outcomes, spans = map(asdict, record.outcomes), map(asdict, record.spans)
+        self.write("captured.json", {"outcomes": list(outcomes), "spans": list(spans)})
+        self.finish("sweep", record.sweep or record.verdict.sweep)
+        return self.finish("verdict", record.verdict)
 
     def verify(self, fixed: Any) -> Comparison:
         """Interleaved A/B at the failing concurrency: the target as it was against `fixed`."""
@@ -557,16 +578,18 @@ def read(directory: str | Path) -> Record:
                 )
         evidence = folder / "evidence.jsonl"
         runs = replay(evidence, None, None) if evidence.is_file() else []
+        outcomes = tuple(outcome for run in runs for outcome in run.outcomes)
+        spans = tuple(span for run in runs for span in run.spans)
+        captured = folder / "captured.json"
+        if captured.is_file():
+            data = json.loads(captured.read_text())
+            outcomes += TypeAdapter(tuple[Outcome, ...]).validate_python(data["outcomes"])
+            spans += TypeAdapter(tuple[Span, ...]).validate_python(data["spans"])
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError,
             RecursionError, ValidationError) as error:  # fmt: skip
         line = redact((str(error).splitlines() or [type(error).__name__])[0])
         raise CaseError(f"{folder} cannot be read as a case: {line}") from None
-    return Record(
-        directory=str(folder),
-        outcomes=tuple(outcome for run in runs for outcome in run.outcomes),
-        spans=tuple(span for run in runs for span in run.spans),
-        **found,
-    )
+    return Record(directory=str(folder), outcomes=outcomes, spans=spans, **found)
 
 
 def _verdict_fields(data: dict[str, Any]) -> dict[str, Any]:

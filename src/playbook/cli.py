@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +38,7 @@ EXIT = {"healthy": 0, "fault": 1, "degraded": 1, "inconclusive": 3}
 
 TargetArgument = Annotated[
     str,
-    typer.Argument(
-        help="path/to/file.py:attribute, package.module:attribute, an http(s) URL, "
-        "or a captured .jsonl, .log or .json file."
-    ),
+    typer.Argument(help="path/to/file.py:attribute, package.module:attribute or an http(s) URL."),
 ]
 JsonOption = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write it as JSON.")
@@ -98,13 +95,17 @@ class Refused(Exception):
     """The command cannot be carried out; the message is one clear line."""
 
 
+CAPTURED = "a log or trace export (.jsonl, .log, .json; gzipped, rotated, a directory of them)"
+
+
 @app.command()
 def triage(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
             help="path/to/file.py:attribute, package.module:attribute, an http(s) URL, "
-            "or a captured .jsonl, .log or .json file; none with --curl or --openapi."
+            f"or {CAPTURED}; none with --curl or --openapi."
         ),
     ] = "",
     inputs: InputsOption = None,
@@ -203,16 +204,18 @@ def triage(
         openapi=openapi,
         operation=operation,
     )
-    captured = parse(target).kind == "captured"
+    kind = parse(target).kind
+    captured = kind == "captured"
     if (gate is not None or baseline or junit) and (captured or against):
         raise Refused("--gate, --baseline and --junit go with a target that can be called")
     if notebook is not None:
         _notebook(notebook, refused="a captured file or --against" if captured or against else "")
+    if map_ and not captured:
+        raise Refused("--map is for a captured file")
+    _fits(context, kind)
     _writable(json_out, report, junit)
     if captured:
-        _captured(target, json_out, report, _names(map_ or []))
-    if map_:
-        raise Refused("--map is for a captured file")
+        _captured(target, case_dir, json_out, report, _names(map_ or []))
     fixed, known = target, {}
     if against is not None:
         if case_dir is not None:
@@ -236,10 +239,10 @@ def triage(
         logs=logs,
         workers=workers,
     )
+    told = _Told(log, otlp, verbose)
     if against is not None:
-        _compare(case, fixed, json_out, report)
-    told, gated = _Told(log, otlp, verbose), _Gate(gate, baseline, junit)
-    _finish(case, json_out, report, told, gated, notebook)
+        _compare(case, fixed, json_out, report, told)
+    _finish(case, json_out, report, told, _Gate(gate, baseline, junit), notebook)
 
 
 @app.command()
@@ -254,7 +257,12 @@ def audit(
     from dataclasses import asdict
 
     from .case import Case
+    from .target import parse
 
+    if parse(target).kind == "captured":
+        raise Refused(
+            f"an audit reads live code, and {target} is a log: use playbook triage {target}"
+        )
     _writable(json_out)
     outputs = Outputs()
     with Case(target, deadline=_positive("--deadline", deadline), python=python) as case:
@@ -622,7 +630,9 @@ def _notebook(path: Path, *, refused: str) -> None:
     check_output("--notebook", path)
 
 
-def _compare(case: Case, fixed: str, json_out: str | None, report_path: Path | None) -> NoReturn:
+def _compare(
+    case: Case, fixed: str, json_out: str | None, report_path: Path | None, told: _Told
+) -> NoReturn:
     """The fix against the target as it was; says whether it is one, and exits accordingly."""
     from dataclasses import asdict
 
@@ -630,7 +640,7 @@ def _compare(case: Case, fixed: str, json_out: str | None, report_path: Path | N
 
     outputs, quiet = Outputs(), json_out == "-"
     with _ending(case):
-        with shown(case):
+        with shown(case, lines=told.verbose), told.of(case):
             found = case.verify(fixed)
         if json_out:
             data = {"schema": "playbook.comparison/1", "fixed": fixed, **asdict(found)}
@@ -655,8 +665,35 @@ def _names(given: list[str]) -> dict[str, str]:
     return names
 
 
+_NOT_WITH: Mapping[str, tuple[str, ...]] = {
+    "captured": (
+        *("inputs", "levels", "requests_per_level", "deadline", "python", "workers", "against"),
+        *("method", "header", "body", "logs", "log", "otlp"),
+    ),
+    "python": ("method", "header", "body"),
+}
+"""By kind of target, the options that would have no effect. A budget holds for any."""
+
+
+def _fits(context: typer.Context, kind: str) -> None:
+    """Refuse an option that was given and would be passed over in silence."""
+    names = {each.name: each.opts[0] for each in context.command.params}
+    given = [
+        names[name]
+        for name in _NOT_WITH.get(kind, ())
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        what = {"captured": "a captured file: nothing is called", "python": "Python: it is a URL's"}
+        raise Refused(f"{', '.join(given)} does not go with {what[kind]}")
+
+
 def _captured(
-    target: str, json_out: str | None, report_path: Path | None, names: dict[str, str]
+    target: str,
+    case_dir: Path | None,
+    json_out: str | None,
+    report_path: Path | None,
+    names: dict[str, str],
 ) -> NoReturn:
     from .captured import CapturedError
     from .diagnose.autopsy import autopsy
@@ -668,12 +705,20 @@ def _captured(
     verdict = record.verdict
     if verdict is None:
         raise Refused(f"{target} holds no request")
-    outputs = Outputs()
+    outputs, quiet = Outputs(), json_out == "-"
     if json_out:
         _write_json(json_out, verdict.json(), outputs)
-    if json_out != "-":
+    if not quiet:
         typer.echo(str(verdict))
-    if report_path:
+    if case_dir is not None:
+        from .case import Case
+
+        with Case(target, directory=case_dir) as case:
+            case.keep(record)
+            _report(case, report_path or case.directory / "report.html", outputs, quiet=quiet)
+            if not quiet:
+                typer.echo(f"case: {case.directory}")
+    elif report_path:
         from .report import write
 
         with outputs.of("--report", report_path):
