@@ -980,3 +980,26 @@ def test_requests_are_served_after_an_audit(start: Starter) -> None:
 
 def test_a_place_is_a_file_and_a_line_of_the_class() -> None:
     assert items.where(Starter) == f"conftest.py:{inspect.getsourcelines(Starter)[1]}"
+
+
+@pytest.mark.e2e
+def test_a_handler_is_never_called_more_often_than_the_budget_says(tmp_path: Path) -> None:
+    """The audit sends nothing, but what a handler does without the network is done."""
+    calls = tmp_path / "calls"
+    (tmp_path / "service.py").write_text(
+        f"def handle(inputs):\n    open({str(calls)!r}, 'a').write('x')\n    return 'ok'\n"
+    )
+    for most, audited in ((3, True), (2, False)):
+        calls.write_text("")
+        with Case(
+            f"{tmp_path / 'service.py'}:handle",
+            levels=(1,),
+            requests_per_level=1,
+            max_requests=most,
+            directory=tmp_path / str(most),
+        ) as case:
+            if audited:
+                case.audit()
+            verdict = case.verdict()
+        assert verdict.cost.requests == len(calls.read_text()) <= most
+        assert (case.step("audit") is not None) == audited

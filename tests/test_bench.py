@@ -14,8 +14,8 @@ from conftest import Starter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from playbook import audit, lab, runner, target
 from playbook import bench as benches
-from playbook import lab, runner, target
 from playbook.bench import HANDFUL, Bench, BudgetSpent, NotConfirmed, Settings, Stopped
 from playbook.inject import Plan
 from playbook.model import Outcome, Progress, Span
@@ -155,8 +155,17 @@ def test_a_probe_that_calls_nobody_costs_nothing() -> None:
     bench = build(Settings(max_requests=0), nursery)
     bench.probe(bench.fresh(), "network")
     assert bench.requests == 0
+
+
+def test_an_audit_is_charged_for_its_calls_and_not_made_without_budget() -> None:
+    """It sends nothing, but a handler runs, and what that does by itself is done."""
+    nursery = FakeNursery()
+    bench = build(Settings(max_requests=3), nursery)
     assert bench.audit(bench.fresh())
-    assert bench.requests == 0
+    assert bench.requests == audit.CALLS == 2
+    with pytest.raises(BudgetSpent):
+        bench.audit(bench.fresh())
+    assert (bench.requests, nursery.probed) == (2, 0)
 
 
 def test_what_was_spent_is_told() -> None:

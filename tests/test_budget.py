@@ -89,6 +89,8 @@ def together(bench: Bench, plans: list[list[tuple[str, int, int]]]) -> None:
                     bench.probe(bench.fresh(), "bare", count=count, concurrency=width)
                 elif what == "charge":
                     bench.charge(count)
+                elif what == "audit":
+                    bench.audit(bench.fresh())
                 else:
                     bench.run("sweep", count, width)
             except END:
@@ -106,7 +108,7 @@ def together(bench: Bench, plans: list[list[tuple[str, int, int]]]) -> None:
 
 
 ACTS = st.tuples(
-    st.sampled_from(["run", "run", "probe", "alone", "charge", "stop", "resume"]),
+    st.sampled_from(["run", "run", "probe", "alone", "charge", "audit", "stop", "resume"]),
     st.integers(1, 25),
     st.integers(1, 20),
 )

@@ -323,7 +323,7 @@ TEXTS = [
     ("TypeError: fetch failed", "connection-error"),
     # the platform
     ("Task timed out after 29.00 seconds", "deadline"),
-    ("[CRITICAL] WORKER TIMEOUT (pid:17)", "worker-died"),
+    ("[CRITICAL] WORKER TIMEOUT (pid:17)", "deadline"),
     ("FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory", "out-of-memory"),
     # where the text does not tell
     ("Failed to execute crew", "unknown"),

@@ -421,11 +421,23 @@ class Bench:
             return allowed
 
     def audit(self, worker: Worker) -> list[dict[str, Any]]:
-        """Settings read off the live objects (see `playbook.audit.read`); no request is sent."""
-        most = max(self.settings.levels)
-        items = list(worker.probe("audit", limit_s=30.0, concurrency=most) or [])
-        self._meet(worker)
-        return items
+        """Settings read off the live objects (see `playbook.audit.read`).
+
+        It calls the target up to its first kickoff or HTTP call: nothing is sent, but what the
+        user's code does before is done, so the calls are charged like any other.
+        Raises BudgetSpent.
+        """
+        from .audit import CALLS
+
+        with self._turns:
+            # Not `afford`: it costs no tokens, and after the last second its settings still help.
+            if self.settings.max_requests - self.requests < CALLS:
+                raise BudgetSpent(f"an audit calls the target {CALLS} times: no budget is left")
+            self.requests += CALLS
+            most = max(self.settings.levels)
+            items = list(worker.probe("audit", limit_s=30.0, concurrency=most) or [])
+            self._meet(worker)
+            return items
 
     def _meet(self, worker: Worker) -> None:
         self.known = list(dict.fromkeys([*self.known, *worker.components]))

@@ -291,7 +291,10 @@ class Case:
     # --- steps -----------------------------------------------------------------------------
 
     def audit(self) -> Audit:
-        """Timeouts, retries and shared instances, read off the live objects without traffic."""
+        """Timeouts, retries and shared instances, read off the live objects without traffic.
+
+        The target is called twice, up to its first kickoff or HTTP call; the budget counts it.
+        """
         worker = self.bench.fresh()
         try:
             self.on_progress(Progress("audit", "reading the live objects"))
@@ -412,8 +415,10 @@ class Case:
         verdict = judge(self)
         self.seen()
         if self.step("audit") is None and self.spec.kind == "python" and self.live is None:
-            with suppress(TargetError, Stopped):  # it sends nothing, and its settings help the fix
+            # It sends nothing, and its settings help the fix.
+            with suppress(TargetError, Stopped, BudgetSpent):
                 self.audit()
+            verdict = replace(verdict, cost=self.bench.cost())
         if self.bench.fleet is not None:
             found = self.bench.fleet.fleet()
             self.write("fleet.json", found.json())

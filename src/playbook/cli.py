@@ -116,7 +116,13 @@ def triage(
         int | None, typer.Option(metavar="N", help="Requests at each concurrency.")
     ] = None,
     deadline: DeadlineOption = None,
-    max_requests: Annotated[int, typer.Option(metavar="N", help="Budget; never exceeded.")] = 1500,
+    max_requests: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Budget; never exceeded. The audit's two calls count, though they send nothing.",
+        ),
+    ] = 1500,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Budget; never exceeded.")
     ] = None,
@@ -253,7 +259,11 @@ def audit(
     python: PythonOption = "",
     verbose: VerboseOption = False,  # noqa: ARG001 - read by `main`, where errors end up
 ) -> None:
-    """Read timeouts, retries and shared instances; sends nothing."""
+    """Read timeouts, retries and shared instances; sends nothing.
+
+    The target is called twice, and stopped at its first kickoff or HTTP call. What it does
+    before that (a file, a counter, a row in a database) is really done.
+    """
     from dataclasses import asdict
 
     from .case import Case

@@ -271,6 +271,7 @@ _VAGUE: Mapping[str, str] = {
     for name in names.split()
 }
 _LAST = {
+    "crewai.memory": "memory-error",
     "botocore.": "application-error",
     "pydantic_core.": "application-error",
     "pydantic.": "application-error",
@@ -369,6 +370,7 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
             "deadline",
             r"Task timed out after [\d.]+ seconds|FUNCTION_INVOCATION_TIMEOUT"
             r"|Endpoint request timed out|upstream request timeout"
+            r"|deadline of [\d.]+ ?\w* exceeded"
             r"|WORKER TIMEOUT",  # gunicorn ends the worker of a request that takes too long
         ),
         (

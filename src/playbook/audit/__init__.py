@@ -1,7 +1,8 @@
 """What the live objects are set to, without any traffic.
 
 `read` runs in the target's process: it lets the target build its crew twice and
-stops it at the first kickoff, so that nothing is sent; `summary` runs in the kit
+stops it at the first kickoff or HTTP call, so that nothing is sent (what a handler
+does before that, it does twice); `summary` runs in the kit
 and holds the worst case of one request against the deadline. Inside, one module
 for each thing that is read: `clients` (the LLMs' SDKs), `source` (the user's
 functions), `crew`, `shared`, `handler`, `environment`; `budget` adds it up.
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 100
 """Requests at once that pools and executors are held against, where nobody says how many."""
+
+CALLS = 2
+"""Times that the target is called: what two requests share takes two to see."""
 
 
 def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[Item]:
@@ -76,7 +80,7 @@ def _build(target: Target, watch: Watch) -> _Built:
     built = _Built()
     inject.use(inject.Plan(dry=True))
     try:
-        for _ in range(2):
+        for _ in range(CALLS):
             watch.captured = []
             token = canary.new()
             scope.current.set(scope.Scope("audit", token))

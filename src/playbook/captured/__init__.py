@@ -12,7 +12,7 @@ import gzip
 import json
 import re
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,9 @@ from typing import Any
 
 import ijson
 
+from ..inject import Plan
 from ..model import Count, Level, Outcome, Span
+from ..runner import Run
 from . import logs, openinference, otlp, streams
 from .requests import Requests
 
@@ -59,23 +61,40 @@ class Captured:
 
         Not by what ran at their start: the first request of a burst is not alone for long.
         """
+        return tuple(_level(run.concurrency, run.outcomes) for run in self.runs())
+
+    def runs(self) -> tuple[Run, ...]:
+        """The requests of each level with their spans, as a sweep would have measured them."""
+        groups: dict[int, list[Outcome]] = {}
+        most: dict[int, int] = {}
+        for each, overlap in self._overlaps():
+            bucket = bisect.bisect_left(BUCKETS, overlap)
+            groups.setdefault(bucket, []).append(each)
+            most[bucket] = max(most.get(bucket, 1), overlap)
+        spans = defaultdict(list)
+        for span in self.spans:
+            spans[span.request].append(span)
+        return tuple(
+            Run(
+                most[bucket],
+                Plan(),
+                groups[bucket],
+                [span for outcome in groups[bucket] for span in spans[outcome.request]],
+            )
+            for bucket in sorted(groups)
+        )
+
+    def _overlaps(self) -> Iterator[tuple[Outcome, int]]:
+        """Each request with a duration, and the most that ran at once while it did."""
         timed = [each for each in self.outcomes if each.seconds > 0]
-        if not timed:
-            return ()
         starts = sorted(each.start for each in timed)
         ends = sorted(each.end for each in timed)
         running = [
             number - bisect.bisect_right(ends, start) for number, start in enumerate(starts, 1)
         ]
-        groups: dict[int, list[Outcome]] = {}
-        most: dict[int, int] = {}
         for each in timed:
             first = bisect.bisect_left(starts, each.start)
-            overlap = max(running[first : bisect.bisect_left(starts, each.end)], default=1)
-            bucket = bisect.bisect_left(BUCKETS, overlap)
-            groups.setdefault(bucket, []).append(each)
-            most[bucket] = max(most.get(bucket, 1), overlap)
-        return tuple(_level(most[bucket], groups[bucket]) for bucket in sorted(groups))
+            yield each, max(running[first : bisect.bisect_left(starts, each.end)], default=1)
 
 
 def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:

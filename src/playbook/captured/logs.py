@@ -29,7 +29,8 @@ _ID = re.compile(
     r"\b(?:x-)?(?:request|req|correlation|trace|transaction)[_ -]?id[\"']?\s*[=:]\s*[\"']?"
     r"([\w.:-]{2,80})"
     r"|[\[(](?:req|request)[-:= ]([\w-]{2,64})[\])]"
-    r"|\brid=([\w.:-]{6,80})",
+    r"|\brid=([\w.:-]{6,80})"
+    r"|[\[(](?=[a-f]*\d)([0-9a-f]{8,32})[\])]",
     re.IGNORECASE,
 )
 _UUID = re.compile(
@@ -45,7 +46,7 @@ _TOOK = re.compile(
     re.I,
 )
 _CALL = re.compile(
-    r"\b(?:GET|POST|PUT|PATCH|DELETE) (https?://[^\s\"]+)\"?,? ?(?:\"?HTTP/\d(?:\.\d)?)?"
+    r"\b(?:GET|POST|PUT|PATCH|DELETE) (https?://[^\s\"]+)(?=[\s\",])\"?,? ?(?:\"?HTTP/\d(?:\.\d)?)?"
     r" ?\"?(\d{3})\b"
 )
 """A call that the service made, as httpx and many clients log it."""
@@ -235,7 +236,7 @@ def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
 
 def _links(value: Any, depth: int = 0) -> tuple[Link, ...]:
     if isinstance(value, str):
-        return parse(value)
+        return _of_the_memory(value, parse(value))
     if depth > _DEEP:
         return ()
     if isinstance(value, list):  # structlog's dict_tracebacks, the raised one first
@@ -293,7 +294,7 @@ def _call_of(leaves: Mapping[str, Any], message: str) -> _Call | None:
             return _Call("tool", value)
         if plain == "model":
             told = told or _Call("llm", value)
-        elif value.startswith(("http://", "https://")) and _MODEL.search(value):
+        elif value.startswith(("http://", "https://")) and MODEL.search(value):
             return _Call("http", value.partition("?")[0], "llm", timed=False)
     if tried and told is None and (_OF_A_MODEL.search(message) or _AGAIN.search(message)):
         return _Call("http", "model call", "llm", timed=False)
@@ -348,7 +349,7 @@ def _mark(text: str) -> str:
     return hashlib.blake2s(text.encode(errors="replace"), digest_size=6).hexdigest()
 
 
-_MODEL = re.compile(
+MODEL = re.compile(
     r"/chat/completions|/completions\b|/responses\b|/v1/messages\b|:(?:stream)?generateContent"
     r"|/invoke\b|/converse\b|api\.openai\.com|api\.anthropic\.com|openai\.azure\.com"
     r"|generativelanguage\.|bedrock",
@@ -400,6 +401,7 @@ def _plain(text: str, requests: Requests, time: float | None = None) -> Record:
         chain = parse(below[caught.start() :])
     elif _GAVE_UP.search(message):
         chain = parse(message)
+    chain = _of_the_memory(below, chain)
     unit = (took[3] or took[1] or "s") if took else ""
     record = Record(
         request=id,
@@ -419,7 +421,7 @@ def _plain(text: str, requests: Requests, time: float | None = None) -> Record:
     if sent is None or access:
         return _inside(record, None, {}, requests)
     record = dataclasses.replace(record, status=int(sent[2]))
-    within = "llm" if _MODEL.search(sent[1]) else ""
+    within = "llm" if MODEL.search(sent[1]) else ""
     name = sent[1].partition("?")[0]
     key = _KEY.search(first)
     leaves = {"idempotency_key": key[1]} if key else {}
@@ -445,6 +447,19 @@ def _balanced(record: Record, found: re.Match[str], first: str) -> Record:
 
 
 _KEY = re.compile(r"\bidempotency[_-]?key[\"']?\s*[=:]\s*[\"']?([\w:./-]{2,120})", re.IGNORECASE)
+
+
+_MEMORY = re.compile(r"\bcrewai[/\\](?:memory|rag)[/\\](?!storage[/\\]kickoff_task_outputs)")
+"""Files of CrewAI's memory in a traceback; what a kickoff writes down lies beside it."""
+
+
+def _of_the_memory(text: str, chain: tuple[Link, ...]) -> tuple[Link, ...]:
+    """A store that fails under the memory is the memory's failure."""
+    if not chain or not _MEMORY.search(text):
+        return chain
+    if classify(chain).kind not in ("storage-locked", "storage-error"):
+        return chain
+    return (Link("crewai.memory", "its store fails"), *chain)
 
 
 def _labelled(first: str, requests: Requests) -> str:

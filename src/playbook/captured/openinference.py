@@ -24,7 +24,7 @@ def document(entry: Any) -> Any:
         "name": entry.get("name"),
         "startTimeUnixNano": _nanoseconds(entry.get("start_time")),
         "endTimeUnixNano": _nanoseconds(entry.get("end_time")),
-        "attributes": _pairs(entry.get("attributes")),
+        "attributes": _pairs(entry.get("attributes") or _flattened(entry)),
         "status": {
             "code": "ERROR" if str(code).upper() in {"ERROR", "2"} else "OK",
             "message": told.get("message")
@@ -37,6 +37,15 @@ def document(entry: Any) -> Any:
         ],
     }
     return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+
+def _flattened(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as the columns of a data frame have them."""
+    return {
+        key.removeprefix("attributes."): value
+        for key, value in entry.items()
+        if key.startswith("attributes.") and value is not None
+    }
 
 
 def _id(value: Any) -> str:

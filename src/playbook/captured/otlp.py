@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import classify, parse, redact
 from ..model import Link, Span
 from . import fields
+from .logs import MODEL
 from .requests import Record, Requests
 
 # Whichever instrumentation wrote it: OpenTelemetry's own, OpenInference, OpenLLMetry, CrewAI.
@@ -36,6 +37,7 @@ def read(documents: Iterable[Any], requests: Requests) -> None:
             traces.setdefault(read_one[0].request, []).append(read_one)
     requests.fields |= {"request": "traceId", "time": "startTimeUnixNano"} if traces else {}
     for trace, members in traces.items():
+        members = _placed(members)
         ids = {span.id for span, _, _ in members}
         # The earliest span without a parent in the file; a crew may start several.
         root = min(
@@ -51,14 +53,55 @@ def read(documents: Iterable[Any], requests: Requests) -> None:
             if scope:
                 requests.fields.setdefault("scope", scope[0][0])
             record = _end_of(span, failed) if top else Record(request=trace)
-            requests.add(dataclasses.replace(record, chain=chain, scope=scope))
+            # What a call inside met is told by its span; the request may have got over it.
+            own = chain if top or span.kind != "http" else ()
+            requests.add(dataclasses.replace(record, chain=own, scope=scope))
 
 
 def _end_of(root: Span, failed: bool) -> Record:
     """What the root says of its request; without a status of HTTP, its own in those terms."""
     told = _first(root.attributes, "http.response.status_code", "http.status_code")
     status = fields.status(told) or (500 if failed else 200)
-    return Record(request=root.request, time=root.end, seconds=root.seconds, status=status)
+    path = _first(root.attributes, "http.route", "url.path", "http.target") or root.name
+    return Record(
+        request=root.request,
+        time=root.end,
+        seconds=root.seconds,
+        status=status,
+        probe=fields.is_probe(str(path)),
+    )
+
+
+_Member = tuple[Span, tuple[Link, ...], bool]
+
+
+def _placed(members: list[_Member]) -> list[_Member]:
+    """Outbound calls with what they belong to: the tool, model call or memory around them, or the
+    model whose address they have."""
+    known = {span.id: span for span, _, _ in members}
+
+    def around(span: Span) -> Span | None:
+        seen = {span.id}
+        while (above := known.get(span.parent)) is not None and above.id not in seen:
+            if above.kind in ("llm", "tool", "memory"):
+                return above
+            seen.add(above.id)
+            span = above
+        return None
+
+    placed = []
+    for span, chain, failed in members:
+        if span.kind == "http":
+            holder = around(span)
+            address = f"{span.attributes.get('url.full') or span.attributes.get('http.url')}"
+            address += f" {span.name} {span.attributes.get('server.address', '')}"
+            within = holder.kind if holder else "llm" if MODEL.search(address) else ""
+            more = {"playbook.within": within} if within else {}
+            if holder is not None and holder.kind == "tool":
+                more["playbook.tool"] = holder.name
+            span = dataclasses.replace(span, attributes={**span.attributes, **more})
+        placed.append((span, chain, failed))
+    return placed
 
 
 def _spans(document: Any) -> Iterator[Mapping[str, Any]]:
@@ -93,12 +136,17 @@ def _span(raw: Mapping[str, Any]) -> tuple[Span, tuple[Link, ...], bool] | None:
     failed = status.get("code") in {2, "STATUS_CODE_ERROR", "ERROR"} if status else False
     chain = _chain(raw, attributes, str(status.get("message") or "") if status and failed else "")
     client = raw.get("kind") in _CLIENT
+    kind = _kind(name, attributes, client)
+    answer = fields.status(_first(attributes, "http.response.status_code", "http.status_code"))
+    if kind == "http" and client and answer is not None and answer >= 400:
+        if classify(chain).kind == "unknown":
+            chain = (Link("", "", status=answer),)
     return (
         Span(
             id=id,
             parent=str(_first(raw, "parentSpanId", "parent_span_id") or "")[:64],
             request=trace,
-            kind=_kind(name, attributes, client),
+            kind=kind,
             name=redact(name[:200]),
             start=start,
             end=max(start, end),  # one that never ended has no end

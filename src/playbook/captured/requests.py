@@ -14,7 +14,10 @@ from ..errors import classify, fault, redact
 from ..model import Fault, Link, Outcome, Span
 
 _TOKEN = re.compile(r"[A-Za-z0-9][\w-]{3,63}")
-_DONE = re.compile(r"\b(?:complet|finish|succe|done\b|responded|sent\b)", re.IGNORECASE)
+_DONE = re.compile(
+    r"\b(?:complet|finish|succe|done\b|responded|sent\b|ended\b)|^(?:END|REPORT) RequestId",
+    re.IGNORECASE,
+)
 BAD = frozenset({"error", "fatal", "critical", "err", "crit", "emergency", "alert"})
 _FAILING = frozenset({408, 429})
 _GONE = 499
@@ -30,6 +33,8 @@ _MAX_RPM = re.compile(r"\bmax[ _]rpm reached", re.IGNORECASE)
 """CrewAI's words before it sleeps to the end of the minute."""
 _SEVERAL = 3
 """Requests that may mention an id before it is nobody's own."""
+_GATEWAYS = (502, 503, 504)
+_SILENT = "nothing more is heard of it"
 _PATIENCE = 60.0
 """Seconds of silence from which a request may hang."""
 _MAX_FAULTS = 20
@@ -73,6 +78,9 @@ class Request:
     """Its caller hung up."""
     ended: bool = False
     """A record tells that it is over."""
+    answered: tuple[float, float] | None = None
+    """When the caller had an answer and how long that took, where one record tells both."""
+    hung: bool = False
     warned: bool = False
     """Its last warning carried an error."""
     waits: list[tuple[str, float, float]] = field(default_factory=list)
@@ -91,7 +99,11 @@ class Request:
             self.start, self.end = 0.0, record.seconds
         if record.chain:
             self.faults = [*self.faults[-_MAX_FAULTS:], classify(record.chain)]
-        if record.status is not None:
+        if record.status is not None and record.seconds is not None and record.time is not None:
+            self.answered = self.answered or (record.time, record.seconds)
+        if record.status is not None and self.status in _GATEWAYS and record.status < 400:
+            pass  # what was done after the gateway had given up reached nobody
+        elif record.status is not None:
             self.status = record.status
             self.failed = record.status >= 500 or record.status in _FAILING
         elif record.level in _WARNING:
@@ -111,6 +123,11 @@ class Request:
         if not record.chain and record.message:
             self.result = record.message
 
+    @property
+    def worked_on(self) -> float:
+        """Seconds for which its lines go on after the answer."""
+        return self.end - self.answered[0] if self.answered and self.end is not None else 0.0
+
     def _wait(self, record: Record) -> None:
         if self.waits and record.time is not None and not self.waits[-1][2]:
             name, start, _ = self.waits[-1]
@@ -123,14 +140,18 @@ class Request:
         # The last word decides, and what was said before it may say it more exactly.
         links = [link for each in reversed(self.faults) for link in each.chain]
         masked = {each.kind for each in self.faults if not failed} - {"unknown"}
-        start = self.start or 0.0
+        start, end = self.start or 0.0, self.end
+        if self.answered is not None and failed:
+            end = self.answered[0]
+            start = max(start, end - self.answered[1])
+        told = fault("hung", _SILENT) if self.hung else classify(links)
         return Outcome(
             request=id,
             canary=next(iter(self.own.values()), ""),
             ok=not failed,
             start=start,
-            end=self.end if self.end is not None else start,
-            fault=classify(links) if failed else None,
+            end=end if end is not None else start,
+            fault=told if failed else None,
             result="" if failed else redact(self.result[:200]),
             foreign=tuple(sorted(foreign)),
             masked=tuple(sorted(masked)),
@@ -172,6 +193,7 @@ class Requests:
     def outcomes(self) -> tuple[tuple[Outcome, ...], str]:
         """The outcomes in order of their start, and what could not be known."""
         notes = []
+        unclaimed = 0
         probes = [id for id, each in self.by_id.items() if each.probe]
         for id in probes:
             del self.by_id[id]
@@ -185,10 +207,10 @@ class Requests:
                     "successes may be missing and failures may count twice"
                 )
         elif self.loose:
-            told = self._tell_loose()
+            unclaimed = self._tell_loose()
             notes.append(
                 f"{len(self.loose) + self.dropped} telling records carry no request id"
-                + (f", {told} of them failures that count as a request each" if told else "")
+                + (f", {unclaimed} of them failures that count for one each" if unclaimed else "")
             )
         if self.dropped:
             notes.append(f"only the first {_MAX_LOOSE} records without an id are kept")
@@ -196,8 +218,18 @@ class Requests:
             notes.append(f"{len(probes) + self.probes} health checks are left out")
         if gone := sum(each.gone for each in self.by_id.values()):
             notes.append(f"{gone} callers hung up before their answer (499), which fails nobody")
-        if open_ := self._never_end():
-            notes.append(f"{open_} requests begin and never end")
+        late = [it for it in self.by_id.values() if it.failed and it.worked_on > 1.0]
+        if late:
+            longest = max(each.worked_on for each in late)
+            notes.append(
+                f"{len(late)} failed requests were worked on after their answer, up to "
+                f"{longest:.0f} s"
+            )
+        if (open_ := self._never_end()) and not unclaimed:
+            notes.append(f"{len(open_)} requests begin and never end")
+            for each in open_:
+                each.failed = each.hung = True
+                each.end = self.last
         self._wait_spans()
         foreign = self._foreign()
         found = [each.outcome(id, foreign.get(id, ())) for id, each in self.by_id.items()]
@@ -227,25 +259,20 @@ class Requests:
                 request.add(record)
         return told
 
-    def _never_end(self) -> int:
+    def _never_end(self) -> list[Request]:
         """Requests of which nothing is heard any more, long before the log ends, where the others
-        tell that they are over: they hang."""
+        tell that they are over: they hang, or a worker took them along."""
         timed = [it for it in self.by_id.values() if it.start is not None and it.end is not None]
         over = [it for it in timed if it.ended or it.failed is not None]
         if len(over) < max(_SEVERAL, len(timed) / 2):
-            return 0
+            return []
         longest = max((it.end or 0.0) - (it.start or 0.0) for it in over)
         patience = max(_PATIENCE, 3 * longest)
-        open_ = [
+        return [
             it for it in timed
             if not it.ended and it.failed is None and not it.gone
             and self.last - (it.end or 0.0) > patience
         ]  # fmt: skip
-        for each in open_:
-            each.failed = True
-            each.faults.append(fault("hung", "nothing more is heard of it"))
-            each.end = self.last
-        return len(open_)
 
     def _wait_spans(self) -> None:
         for id, each in self.by_id.items():

@@ -68,12 +68,12 @@ def documents(file: BinaryIO) -> Iterator[Any]:
 def items(file: BinaryIO, prefix: str) -> Iterator[Any]:
     """What stands at `prefix` (as ijson writes it), one after the other."""
     _rewind(file)
-    yield from ijson.items(file, prefix, use_float=True)
+    yield from ijson.items(file, prefix, use_float=True, multiple_values=True)
 
 
 def _events(file: BinaryIO) -> Iterator[tuple[str, str]]:
     """Where each event of the parser is, and what; nothing that is nested for its own sake."""
-    for prefix, event, _ in ijson.parse(file, use_float=True):
+    for prefix, event, _ in ijson.parse(file, use_float=True, multiple_values=True):
         if len(prefix) > _MAX_PREFIX:  # each is built anew: quadratic in the depth
             raise json.JSONDecodeError("nested too deep", "", 0)
         yield prefix, event

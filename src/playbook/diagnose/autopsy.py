@@ -14,7 +14,7 @@ from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
 from . import catalogue
 from .facts import Evidence, masked, signs
-from .judge import FEW
+from .judge import FEW, failing
 from .rules import layer_of, suspects
 
 MOST_CONFIDENT = 0.75
@@ -29,13 +29,15 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     """
     found = read(path, names)
     levels = found.levels()
-    run = Run(
+    runs = found.runs()
+    whole = Run(
         max((level.concurrency for level in levels), default=1),
         Plan(),
         outcomes=list(found.outcomes),
         spans=list(found.spans),
     )
-    evidence = Evidence(sweep=Sweep(levels), runs=[run])
+    run = _telling(runs, whole)
+    evidence = Evidence(sweep=Sweep(levels), runs=runs or [run])
     hidden = not signs(run)
     kinds = masked(run) if hidden else signs(run)
     outcome: Result = "healthy"
@@ -47,7 +49,10 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
             replace(item, score=min(item.score, MOST_CONFIDENT))
             for item in suspects(kinds, run, evidence)
         ]
-        ranked = [*_deadline(found.outcomes), *ranked]
+        ranked.sort(key=lambda item: -item.score)
+        told = _deadline(found.outcomes)
+        if told and not (ranked[0].score >= told[0].score and ranked[0].cause != "unknown"):
+            ranked = [*told, *(each for each in ranked if each.cause != told[0].cause)]
         note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"
@@ -78,6 +83,15 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     )
 
 
+def _telling(runs: Sequence[Run], whole: Run) -> Run:
+    """The level that fails beyond doubt, where most of what fails has a level; or all of it."""
+    chosen = failing(runs)
+    hit = len(signs(whole)) or len(masked(whole))
+    if chosen is None or 2 * sum(len(signs(run)) or len(masked(run)) for run in runs) < hit:
+        return whole
+    return chosen
+
+
 def _live(cause: str) -> str:
     """What a live run would do to settle it."""
     try:
@@ -87,13 +101,17 @@ def _live(cause: str) -> str:
     return f"a live `playbook triage TARGET` would prove or refute {cause}: {step}"
 
 
+_BARE = ("unknown", "deadline")
+"""Failures that say no more than that time was up, or nothing at all (a 504)."""
+
+
 def _deadline(outcomes: Sequence[Outcome]) -> list[Suspect]:
     """The platform's deadline, where failures without an inner error end at one round second.
 
     29 s is the limit of a well-known gateway; the others are multiples of five.
     """
     failed = [each for each in outcomes if each.failed]
-    bare = [each.seconds for each in failed if each.fault and each.fault.kind == "unknown"]
+    bare = [each.seconds for each in failed if each.fault and each.fault.kind in _BARE]
     if len(bare) < FEW or 2 * len(bare) < len(failed):
         return []
     middle = sorted(bare)[len(bare) // 2]

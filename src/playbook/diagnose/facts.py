@@ -173,6 +173,8 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
             return Sign("deadline", dominant(outcome, spans))
         if kind == "execution-timeout" and 0 < 1.3 * allowed(outcome) < outcome.seconds - 0.25:
             return Sign(kind)  # it was given so long, and took longer all the same
+        if kind == "execution-timeout" and not spans:
+            return Sign(kind)  # a log that does not tell what the time went to
         if kind in ("timeout", "deadline", "execution-timeout"):
             # The target keeps a deadline of its own.
             return Sign("deadline", dominant(outcome, spans))

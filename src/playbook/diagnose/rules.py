@@ -227,6 +227,9 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
             ("unbounded-parallelism", 0.8, [Finding(text, "spans")]),
             (SIMPLE[sign.kind], 0.5, []),
         ]
+    if sign.kind == "execution-timeout" and not run.spans:
+        text = "an agent's own max_execution_time struck; which call took the time is not told"
+        return [("unknown", 0.3, [Finding(text, "outcomes"), *_samples(run)])]
     if sign.kind in SIMPLE:
         return [(SIMPLE[sign.kind], 0.8, _bare(evidence, sign.kind))]
     return [("unknown", 0.3, _samples(run))]
