@@ -453,6 +453,16 @@ def test_the_command_breaks_and_says_what(
     assert (suite.tests, suite.failures) == (6, 4)
 
 
+def test_a_fix_is_compared_with_its_lines_told(tmp_path: Path) -> None:
+    with service(lambda _: (500, 0.002)) as broken:
+        assert triage(broken, "--case", str(tmp_path / "case")) == 1
+        with service(lambda _: (200, 0.002)) as fixed:
+            against = ("--against", str(tmp_path / "case"), "--json", str(tmp_path / "ab.json"))
+            assert triage(fixed, *against, "--log", str(tmp_path / "lines")) == 0
+    assert json.loads((tmp_path / "ab.json").read_text())["answer"] == "fixed"
+    assert "request failed" in (tmp_path / "lines").read_text()
+
+
 def test_an_undecided_condition_gets_more_requests(tmp_path: Path) -> None:
     """One slow request of the first 8 at the level: 12 % where 5 % may; none after it is slow."""
     with service(lambda n: (200, 1.5 if n == 16 else 0.002)) as url:
