@@ -447,6 +447,17 @@ def test_a_deadline_eaten_by_the_wait_for_a_thread_is_the_queue() -> None:
     assert past_deadline(found) == "thread-pool-starvation"
 
 
+def test_late_requests_whose_time_went_to_no_call_are_the_same_failure() -> None:
+    """Whether the loop or the queue held them differs from run to run of the same code."""
+    nowhere = late(lambda name: [])
+    queued = late(lambda name: [span(name, "wait", "executor queue", 0.0, 9.0)])
+    slow = late(lambda name: tool(name, 0.0, 9.5))
+    found = fingerprints(nowhere, hidden=False)
+    assert set(signs(queued).values()) <= found
+    assert not set(signs(slow).values()) & found
+    assert len(fingerprints(slow, hidden=False)) == 1
+
+
 def test_a_deadline_eaten_before_anything_began_is_no_queue_that_was_seen() -> None:
     found = late(lambda name: chat(name, 9.0, 9.5), stood={"bot.py:11 in on_message": 8.0})
     assert set(signs(found).values()) == {Sign("deadline", "own-code")}

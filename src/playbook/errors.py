@@ -868,9 +868,11 @@ def classify(chain: Sequence[Link] | BaseException) -> Fault:
 
 
 _REASON = re.compile(
-    r"\s*(?:5\d\d )?(?:Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time-?out)\.?\s*",
+    r"\s*(?:5\d\d )?(?:Internal Server Error|Bad Gateway|Service Unavailable|Gateway Time-?out)"
+    r"\.?\s*",
     re.IGNORECASE,
 )
+"""The words of a status and nothing else."""
 
 
 def fault(

@@ -36,8 +36,8 @@ def read(documents: Iterable[Any], requests: Requests) -> None:
                 continue
             traces.setdefault(read_one[0].request, []).append(read_one)
     requests.fields |= {"request": "traceId", "time": "startTimeUnixNano"} if traces else {}
-    for trace, members in traces.items():
-        members = _placed(members)
+    for trace, found in traces.items():
+        members = _placed(found)
         ids = {span.id for span, _, _ in members}
         # The earliest span without a parent in the file; a crew may start several.
         root = min(
@@ -99,8 +99,11 @@ def _placed(members: list[_Member]) -> list[_Member]:
             more = {"playbook.within": within} if within else {}
             if holder is not None and holder.kind == "tool":
                 more["playbook.tool"] = holder.name
-            span = dataclasses.replace(span, attributes={**span.attributes, **more})
-        placed.append((span, chain, failed))
+            placed.append(
+                (dataclasses.replace(span, attributes={**span.attributes, **more}), chain, failed)
+            )
+        else:
+            placed.append((span, chain, failed))
     return placed
 
 
@@ -138,9 +141,9 @@ def _span(raw: Mapping[str, Any]) -> tuple[Span, tuple[Link, ...], bool] | None:
     client = raw.get("kind") in _CLIENT
     kind = _kind(name, attributes, client)
     answer = fields.status(_first(attributes, "http.response.status_code", "http.status_code"))
-    if kind == "http" and client and answer is not None and answer >= 400:
-        if classify(chain).kind == "unknown":
-            chain = (Link("", "", status=answer),)
+    refused = kind == "http" and client and answer is not None and answer >= 400
+    if refused and classify(chain).kind == "unknown":
+        chain = (Link("", "", status=answer),)
     return (
         Span(
             id=id,
