@@ -72,22 +72,33 @@ def plain(name: str) -> str:
     return _SEPARATORS.sub("", name.lower())
 
 
+@functools.lru_cache(8192)
+def last(path: str) -> str:
+    """The last part of a path, spelled plainly."""
+    return plain(path.rsplit(".", 1)[-1])
+
+
 def find(leaves: Mapping[str, Any], what: str) -> tuple[str, Any]:
     """The path and value of the best-named leaf; ``("", None)`` if there is none."""
-    ranked = (
-        (rank, path)
-        for path, value in leaves.items()
-        if value not in (None, "") and (rank := _rank(path, what)) is not None
-    )
-    path = min(ranked, default=(0, ""))[1]
-    return path, leaves.get(path) if path else None
+    for path in _ranked(tuple(leaves), what):
+        value = leaves[path]
+        if value is not None and value != "":
+            return path, value
+    return "", None
+
+
+@functools.lru_cache(4096)
+def _ranked(paths: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """The paths that may mean it, the best first: a log has few kinds of records."""
+    told = [(rank, path) for path in paths if (rank := _rank(path, what)) is not None]
+    return tuple(path for _, path in sorted(told))
 
 
 @functools.lru_cache(8192)
 def _rank(path: str, what: str) -> int | None:
     """How good a name is, lower is better: preference first, then how deep it stands."""
     names = NAMES[what]
-    spelled = {plain(path), plain(path.rsplit(".", 1)[-1])} & set(names)
+    spelled = {plain(path), last(path)} & set(names)
     return min((10 * names.index(name) + path.count(".") for name in spelled), default=None)
 
 
@@ -165,12 +176,22 @@ def level(value: Any) -> str:
 
 def scope(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Ids of whom the request is about: customer, case, task, tenant, …"""
-    for path, value in leaves.items():
-        name = plain(path.rsplit(".", 1)[-1])
+    for path, name in _scoped(tuple(leaves)):
+        value = leaves[path]
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            yield name, str(value)[:100]
+
+
+@functools.lru_cache(4096)
+def _scoped(paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for path in paths:
+        name = last(path)
         wanted = name == "canary" or (name.endswith("id") and name not in _NOT_SCOPE)
         # "customer.id" as a semantic attribute
         if name == "id" and "." in path:
             name = plain(".".join(path.rsplit(".", 2)[-2:]))
             wanted = name not in _NOT_SCOPE
-        if wanted and isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            yield name, str(value)[:100]
+        if wanted:
+            found.append((path, name))
+    return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -210,7 +211,7 @@ def _entry(entry: dict[str, Any], requests: Requests, time: float | None = None)
     if told is not None and fields.plain(found["time"][0]).endswith(_BEGINS):
         told += took or 0.0
     record = Record(
-        request=redact(str(id)[:100]) if isinstance(id, str | int) and id not in ("-", "") else "",
+        request=_clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else "",
         time=told if told is not None else time,
         level=level,
         status=fields.status(found["status"][1]),
@@ -221,6 +222,12 @@ def _entry(entry: dict[str, Any], requests: Requests, time: float | None = None)
         probe=isinstance(path, str) and fields.is_probe(path),
     )
     return _inside(record, _call_of(leaves, message), leaves, requests)
+
+
+@functools.lru_cache(65_536)
+def _clean(text: str) -> str:
+    """A name that comes again and again, without what might be a secret."""
+    return redact(text[:100])
 
 
 def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
@@ -286,7 +293,7 @@ def _call_of(leaves: Mapping[str, Any], message: str) -> _Call | None:
     for path, value in leaves.items():
         if value in (None, "") or isinstance(value, bool):
             continue
-        plain = fields.plain(path.rsplit(".", 1)[-1])
+        plain = fields.last(path)
         tried |= plain in ("attempt", "retry", "retrycount", "attempts")
         if not isinstance(value, str):
             continue
@@ -321,7 +328,7 @@ def _inside(
     if record.status:
         attributes["http.response.status_code"] = record.status
     for path, value in leaves.items():
-        plain = fields.plain(path.rsplit(".", 1)[-1])
+        plain = fields.last(path)
         if plain in ("args", "arguments", "toolinput", "input", "parameters"):
             # Only whether two are the same is asked; what they hold is the user's.
             attributes["playbook.arguments"] = _mark(str(value))
@@ -333,7 +340,7 @@ def _inside(
             parent="",
             request=record.request,
             kind=call.kind,
-            name=redact(call.name[:100]),
+            name=_clean(call.name),
             start=record.time - (record.seconds or 0.0),
             end=record.time,
             attributes=attributes,
