@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from ..case import Case
 
 MOST_SECONDS = 60.0
+MOST_INPUTS = 20
+"""Different inputs that a script carries."""
+MUCH = 0.7
+"""Share of failing requests above which a script that always fails tells nothing more."""
 
 
 def write(reduction: Reduction, case: Case, run: Run) -> Reduction:
@@ -47,7 +52,7 @@ def write(reduction: Reduction, case: Case, run: Run) -> Reduction:
         try:
             alone = standalone and "__file__" not in source
             path.write_text(_render(case, run, reduction, source, alone), encoding="utf-8")
-            if _fails(case, path, run):
+            if _fails(case, path, run, standalone=standalone):
                 return replace(reduction, script=str(path), script_checked=True)
         except BudgetSpent:
             break
@@ -59,7 +64,8 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
     from jinja2 import Environment, StrictUndefined
 
     template = files("playbook.isolate").joinpath("minimal.py.j2").read_text("utf-8")
-    inputs, spec = case.settings.inputs[0], case.spec
+    spec = case.spec
+    inputs = [None if it is None else scrub(dict(it)) for it in case.settings.inputs[:MOST_INPUTS]]
     out = sorted(reduction.removed)
     return (
         Environment(undefined=StrictUndefined, trim_blocks=True)
@@ -75,7 +81,7 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
             version=__version__,
             crewai=case.bench.versions.get("crewai", ""),
             deadline=repr(case.settings.deadline_s),
-            inputs=repr(None if inputs is None else scrub(dict(inputs))),
+            inputs="".join(f"    {each!r},\n" for each in inputs),
             source=_without_secrets(source).strip(),
             future=_postponed(case),
             attribute=spec.attribute,
@@ -121,8 +127,10 @@ def _requests(run: Run) -> int:
     return max(run.concurrency, min(max(attempts_needed(rate, 0.001), 10), 40))
 
 
-def _fails(case: Case, path: Path, run: Run) -> bool:
-    """Run it as anybody would, within the budget."""
+def _fails(case: Case, path: Path, run: Run, *, standalone: bool = False) -> bool:
+    """Run it as anybody would, within the budget: does it fail as the run did?
+
+    One that is cut out of its module may fail for what was left behind, and then always."""
     count = _requests(run)
     case.bench.charge(count, least=count)
     case.bench.on_progress(Progress("reduce", "running the minimal script", 0, count))
@@ -147,8 +155,36 @@ def _fails(case: Case, path: Path, run: Run) -> bool:
         return False
     finally:
         case.bench.spend(time.monotonic() - began)
+    told = _COUNT.search(done.stdout)
     # A script that breaks by itself ends with 1 as well, but has a traceback and no count.
-    return done.returncode == 1 and b" requests failed, " in done.stdout
+    if done.returncode != 1 or told is None:
+        return False
+    failed, served = int(told[1]), int(told[2])
+    rate = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
+    if standalone and failed == served and rate < MUCH:
+        return False
+    alike = [int(times) for times, how in _EACH.findall(done.stdout) if _same(how.decode(), run)]
+    return 2 * sum(alike) > failed
+
+
+_COUNT = re.compile(rb"^(\d+) of (\d+) requests failed, ", re.M)
+_EACH = re.compile(rb"^  (\d+) x (.*)$", re.M)
+
+
+def _same(how: str, run: Run) -> bool:
+    """Does a failure of the script (``Type: message``, or what it was) go with those of the run?"""
+    failed = [outcome for outcome in run.outcomes if outcome.failed]
+    if how.startswith("longer than "):
+        return any(outcome.overran for outcome in failed)
+    if how.startswith("the data of another request"):
+        return any(outcome.foreign for outcome in failed)
+    links = {
+        link.type.rpartition(".")[2]
+        for outcome in failed
+        if outcome.fault is not None
+        for link in outcome.fault.chain
+    }
+    return how.partition(":")[0].rpartition(".")[2] in links
 
 
 def _module_file(case: Case) -> Path | None:
@@ -182,7 +218,15 @@ def _sliced(case: Case) -> str | None:
     if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)):
         return None  # a relative import has no meaning in a file by itself
     wanted = {case.spec.attribute.split(".")[0]}
-    kept: set[int] = set()
+    used = set().union(*(_names(node) for node in tree.body))
+    if "CrewBase" in used:
+        return None  # it reads its configuration beside its own file
+    # What nobody names was imported for what it does.
+    kept = {
+        index
+        for index, node in enumerate(tree.body)
+        if isinstance(node, ast.Import) and not _binds(node) & used
+    }
     grew = True
     while grew:
         grew = False
