@@ -347,6 +347,35 @@ def test_no_more_model_calls_are_in_flight_than_the_limit(
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("library", ["requests", "httpx", "aiohttp"])
+def test_calls_of_the_targets_own_are_held_back_too(
+    start: Starter, provider: lab.Lab, faults: Any, library: str
+) -> None:
+    faults({"faults": [{"fault": "slow", "on": "tools/records", "seconds": 0.1}]})
+    target = f"{EXTRA / 'own_calls.py'}:by_{library}"
+    for plan, most in ((Plan(), 6), (Plan(limit=2, own_calls=True), 2), (Plan(limit=2), 6)):
+        before = provider.stats()["calls"]
+        run = start(target).run([ASK], 1, plan, limit_s=60)
+        assert [outcome.ok for outcome in run.outcomes] == [True], run.outcomes
+        calls = provider.log(before)
+        assert len(calls) == 6
+        assert max(entry["in_flight"] for entry in calls) == most
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("library", ["requests", "httpx"])
+def test_timeouts_of_the_targets_own_calls_are_raised(
+    start: Starter, faults: Any, library: str
+) -> None:
+    faults({"faults": [{"fault": "slow", "on": "tools/records", "seconds": 1.0}]})
+    target = f"{EXTRA / 'own_calls.py'}:by_{library}"
+    for plan, ok in ((Plan(), False), (Plan(timeout_factor=5.0), False),
+                     (Plan(timeout_factor=5.0, own_calls=True), True)):  # fmt: skip
+        (outcome,) = start(target).run([ASK], 1, plan, limit_s=60).outcomes
+        assert outcome.ok is ok, outcome
+
+
+@pytest.mark.e2e
 def test_without_a_limit_they_are_all_at_once(
     start: Starter, provider: lab.Lab, faults: Any
 ) -> None:

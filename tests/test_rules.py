@@ -1273,3 +1273,65 @@ def test_a_healthy_verdict_says_what_could_not_be_seen(kind: str, blind: bool, t
     assert verdict.outcome == "healthy"
     assert told in verdict.note
     assert bool(verdict.note) is bool(told)
+
+
+def own_calls(fault: str, *, at_once: int = 1, took: float = 0.5) -> Run:
+    """Requests whose own code calls a service: no tool, and not the model."""
+    names = each()
+    spans = [
+        span(name, "http", "GET /sku", 0.0, took, fault=fault) for name in names
+        for _ in range(at_once)
+    ]  # fmt: skip
+    chain = [Link("httpx.HTTPStatusError", "Server error '503 Service Unavailable'", 503)]
+    return run([outcome(name, chain) for name in names], [*spans, *chat("r0")])
+
+
+LIMITED, PATIENT = Plan(limit=3, own_calls=True), Plan(timeout_factor=5.0, own_calls=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "cause", "plan"),
+    [
+        (own_calls("server-error"), "tool-error", None),
+        (own_calls("server-error", at_once=12), "unbounded-parallelism", LIMITED),
+        (own_calls("read-timeout", took=2.0), "tool-slow", PATIENT),
+        (own_calls("tls"), "tls-failure", None),
+    ],
+)  # fmt: skip
+def test_a_call_of_the_targets_own_is_not_its_providers(
+    found: Run, cause: str, plan: Plan | None
+) -> None:
+    found.outcomes[:] = [
+        replace(it, fault=classify([Link("ValueError", "not approved")])) for it in found.outcomes
+    ]
+    ranked = suspects(signs(found), found, evidence(alone(), found))
+    assert ranked[0].cause == cause
+    assert {item.layer for item in ranked}.isdisjoint({"provider"})
+    assert "its model has no part" in repr(ranked[0].evidence)
+    offered = interventions(cause, found, sorted(signs(found).values()), {}, crews=True)
+    assert not plan or offered[0].plan == plan
+
+
+def test_a_guardrail_that_fails_because_its_own_call_does_is_that_calls() -> None:
+    said = [Link("Exception", "Task failed guardrail validation after 3 retries: not approved")]
+    spans = [span("r0", "http", "POST /check", 0.0, 2.0, fault="read-timeout")]
+    assert sign(outcome("r0", said), spans) == Sign("read-timeout", "http")
+    assert sign(outcome("r0", said), []).kind == "guardrail"
+
+
+def test_a_404_that_own_code_knows_what_to_do_with_hides_no_fault() -> None:
+    found = run(
+        [outcome(name) for name in each()],
+        [span(name, "http", "GET /sku", 0.0, 0.1, fault="not-found") for name in each()],
+    )
+    assert not masked(found)
+
+
+def test_a_tool_that_times_out_on_a_socket_of_its_own_is_slow() -> None:
+    chain = [Link("crewai.tools.ToolError", "timed out")]
+    spans = [
+        item for name in each()
+        for item in tool(name, 0.0, 2.0, wire=False, fault="tool-error", cause="timeout")
+    ]  # fmt: skip
+    found = run([outcome(name, chain) for name in each()], spans)
+    assert first(found, alone()) == "tool-slow"

@@ -109,6 +109,8 @@ class Plan:
     """A stream that ends without a finish reason counts as a bad answer."""
     alike: bool = False
     """All requests carry the same input and the same canary."""
+    own_calls: bool = False
+    """`limit` and `timeout_factor` go for the calls of the target's own code, and not its model."""
     dry: bool = False
     """Nothing may run: a kickoff or an HTTP call raises DryRun."""
     copies: bool = False
@@ -181,7 +183,7 @@ def built(owner: Any) -> None:
 def timeout(within: str, limits: Mapping[str, Any]) -> dict[str, Any]:
     """The timeouts (seconds) of one attempt under the active plan."""
     changed = dict(limits)
-    if within != "llm":
+    if within != ("" if active.own_calls else "llm"):
         return changed
     if active.timeout_s:
         changed["read"] = active.timeout_s
@@ -195,7 +197,8 @@ class Turn:
     """A place among the model calls in flight; also waits out a pause all calls share."""
 
     def __init__(self, within: str) -> None:
-        self.counts = within in ("llm", "memory", "request") and (
+        meant = ("",) if active.own_calls else ("llm", "memory", "request")
+        self.counts = within in meant and (
             active.limit > 0 or active.calls_per_s > 0 or bool(active.retry)
         )
 

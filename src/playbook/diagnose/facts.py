@@ -22,6 +22,7 @@ _GENERIC = {
     "nested-loop",
     "max-iterations",
     "execution-timeout",
+    "guardrail",
 }
 """Classes that say that something failed and not what; a failed call inside says more."""
 
@@ -125,7 +126,8 @@ def _own_kind(span: Span, said: str) -> str:
     if span.kind == "http" and said in _SAID_IN_THE_BODY.get(span.fault, ()):
         return said
     cause = str(span.attributes.get("playbook.cause", ""))
-    return cause if span.kind == "tool" and cause not in ("", *_GENERIC) else span.fault
+    tells = cause == "timeout" or cause not in ("", *_GENERIC)
+    return cause if span.kind == "tool" and tells else span.fault
 
 
 _SAID_IN_THE_BODY = {"bad-request": ("context-length", "quota"), "rate-limit": ("quota",)}
@@ -133,8 +135,9 @@ _SAID_IN_THE_BODY = {"bad-request": ("context-length", "quota"), "rate-limit": (
 
 
 def _matters(span: Span) -> bool:
-    """A tool may well expect a 4xx from its service; it knows what to do with it."""
-    return span.attributes.get("playbook.within") != "tool" or span.fault not in (
+    """A tool, or the target itself, may well expect a 4xx of a service and know what to do."""
+    own = span.attributes.get("playbook.within") == "tool" or place(span) == ELSEWHERE
+    return not own or span.fault not in (
         "not-found",
         "bad-request",
         "auth",
@@ -254,6 +257,8 @@ WAITS = {"crewai lock": "lock", "max_rpm": "max_rpm", "event handlers": "handler
 """Places of what `playbook.observe.waits` sees, by the name of the span."""
 OWN = "own-code"
 """The place of what passes in the target's own code before its first call."""
+ELSEWHERE = "http"
+"""The place of calls that the target's own code makes to others than its model: no tool's."""
 NOWHERE = ("", "queue", OWN)
 """Places of time that went to no call: which of them a late request has is a matter of timing."""
 STALLS = (*WAITS.values(), "telemetry", "preflight")
@@ -277,6 +282,9 @@ def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
     chats = [span for span in inner if span.kind == "llm"] or model_attempts(inner)
     parts["llm"] = covered(chats)
     parts["memory"] = covered([span for span in inner if span.kind == "memory"])
+    own = [span for span in inner if span.kind == "http" and place(span) == ELSEWHERE]
+    if own:
+        parts[ELSEWHERE] = covered(own)
     for name in STALLS:
         waits = [s for s in spans if s.kind in ("http", "wait") and place(s) == name]
         if waits:

@@ -16,7 +16,16 @@ from ..errors import TRANSIENT, UNANSWERED
 from ..model import Count, Finding, Outcome, Span
 from ..runner import Run
 from ..stats import fell, quantile
-from .facts import Evidence, Sign, by_request, inner_faults, model_attempts, most_at_once, place
+from .facts import (
+    ELSEWHERE,
+    Evidence,
+    Sign,
+    by_request,
+    inner_faults,
+    model_attempts,
+    most_at_once,
+    place,
+)
 
 FEW = 2
 """Requests that must show a pattern."""
@@ -328,7 +337,11 @@ def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern
     if unhurt and sum(o.overran for o in unhurt) > 0.3 * len(unhurt):
         return None  # they are late without any fault, too
     sign, times = Counter(inner).most_common(1)[0]
-    if sign.kind not in SIMPLE or sign.place.startswith("tool:") or sign.place == "memory":
+    if (
+        sign.kind not in SIMPLE
+        or sign.place.startswith("tool:")
+        or sign.place in ("memory", ELSEWHERE)
+    ):
         return None
     text = f"{times} of {len(late)} late requests met a fault that was tried again: {sign}"
     return Pattern(SIMPLE[sign.kind], (Finding(text, "spans"),), 0.82)

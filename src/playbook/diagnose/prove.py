@@ -14,6 +14,7 @@ from ..stats import attempts_needed, fell, quantile
 from ..sweep import FULL
 from . import outside
 from .facts import (
+    ELSEWHERE,
     Sign,
     allowed,
     grows,
@@ -87,6 +88,8 @@ def interventions(
             Intervention(name, plan, width, trades=trades)
             for name, plan, width, trades in outside.experiments(cause, run, found, single)
         ]
+    if cause in OF_ITS_OWN and any(each.place == ELSEWHERE for each in found):
+        return [it for it in OF_ITS_OWN[cause] if it.concurrency is None or run.concurrency > 1]
     if cause == "side-effect-duplication" and any(c.fault for c in model_attempts(run.spans)):
         # Whoever begins anew after a failed call, the agent or the target's own code, need not.
         return [
@@ -141,9 +144,8 @@ def interventions(
         return [Intervention("each host's address looked up once and kept", Plan(pin=True))]
     if cause == "storage-not-writable" and storage:
         return [Intervention("another storage directory", Plan(storage=storage))]
-    if cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1:
-        return [ONE_AT_A_TIME]
-    return []
+    crowded = cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1
+    return [ONE_AT_A_TIME] if crowded else []
 
 
 AGAIN = "the failed model calls made again"
@@ -154,6 +156,21 @@ OF_A_TOOL = {
 }
 """Causes that go with the tool that has them; the last three where they are on its own way."""
 ONE_AT_A_TIME = Intervention("one request at a time", Plan(), 1, broad=True)
+OF_ITS_OWN: Mapping[str, Sequence[Intervention]] = {
+    "unbounded-parallelism": (
+        Intervention(
+            "at most 3 of the target's own calls in flight", Plan(limit=3, own_calls=True)
+        ),
+    ),
+    "tool-slow": (
+        Intervention(
+            "timeouts of the target's own calls raised 5 times",
+            Plan(timeout_factor=5.0, own_calls=True),
+        ),
+        ONE_AT_A_TIME,
+    ),
+}
+"""For the calls that the target's own code makes, by the cause that they show."""
 _OF_THE_PROVIDER = {
     *("provider-rate-limit", "provider-5xx", "provider-slow"),
     *("unstable-connection", "connect-failure", "provider-bad-response"),

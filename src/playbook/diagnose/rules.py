@@ -12,11 +12,12 @@ from dataclasses import replace
 
 from ..model import Finding, Suspect
 from ..runner import Run
-from ..stats import quantile
+from ..stats import most_open, quantile
 from ..sweep import FULL
 from . import catalogue, outside
 from .crossings import crossings
 from .facts import (
+    ELSEWHERE,
     OWN,
     Evidence,
     Sign,
@@ -203,6 +204,8 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.place in STALLS:
         text = f"the request waits for: {sign.place}, at {sign.kind}"
         return [(STALLS[sign.place], 0.85, [Finding(text, "spans")])]
+    if sign.place == ELSEWHERE and sign.kind != "hung":
+        return _own_call(sign, run)
     if sign.kind == "deadline":
         return _deadline(sign, run, evidence)
     if sign.kind == "hung":
@@ -233,6 +236,34 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.kind in SIMPLE:
         return [(SIMPLE[sign.kind], 0.8, _bare(evidence, sign.kind))]
     return [("unknown", 0.3, _samples(run))]
+
+
+def _own_call(sign: Sign, run: Run) -> Named:
+    """A call of the target's own code fails, which is neither its model's nor a tool's."""
+    calls = [span for span in run.spans if span.kind == "http" and place(span) == ELSEWHERE]
+    bad = [span for span in calls if span.fault] or calls
+    whom = Counter(
+        f"{span.name} of {span.attributes.get('server.address')}:"
+        f"{span.attributes.get('server.port')}"
+        for span in bad
+    ).most_common(1)[0][0]
+    times = quantile([span.seconds for span in bad], 0.5)
+    text = Finding(
+        f"{len(bad)} of {len(calls)} calls of the target's own code, as {whom}: {sign.kind}, "
+        f"{times:.2f} s at the median; its model has no part in them",
+        "spans",
+    )
+    each = by_request(calls).values()
+    burst = max((most_open((span.start, span.end) for span in own) for own in each), default=0)
+    if burst >= _BURST and sign.kind in BURST_FAULTS:
+        many = Finding(f"one request opens {burst} of them at once", "spans")
+        return [("unbounded-parallelism", 0.8, [many, text]), ("tool-error", 0.5, [text])]
+    if sign.kind in WAITED_OUT or sign.kind == "deadline":
+        return [("tool-slow", 0.8, [text]), ("tool-error", 0.3, [])]
+    cause = SIMPLE.get(sign.kind, "")
+    if cause and layer_of(cause) in ("network", "client", "platform"):
+        return [(cause, 0.8, [text])]
+    return [("tool-error", 0.8, [text])]
 
 
 def _samples(run: Run) -> list[Finding]:
@@ -323,13 +354,10 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
             (SIMPLE[sign.kind], 0.8, [never, *_direct(evidence, name)]),
             ("tool-error", 0.5, [never]),
         ]
-    return [
-        (
-            "tool-error",
-            0.8,
-            [Finding(f"tool {name} fails: {sign.kind}", "spans"), *_direct(evidence, name)],
-        )
-    ]
+    fails = Finding(f"tool {name} fails: {sign.kind}", "spans")
+    # On the way to some of its service's addresses, or at times.
+    at_times = [(SIMPLE[sign.kind], 0.5, [fails])] if sign.kind in ("dns", "tls", "proxy") else []
+    return [("tool-error", 0.8, [fails, *_direct(evidence, name)]), *at_times]
 
 
 def _unsure_writes(run: Run) -> list[Finding]:

@@ -204,8 +204,8 @@ class Attempt:
             self.open.fail(self.kind, body[:200].decode("utf-8", "replace"))
 
     def counts(self) -> bool:
-        """A tool may well expect a 404; only what it does not survive is a fault."""
-        return self.within not in ("tool", "telemetry") or self.kind not in (
+        """Own code may well expect a 404; only what it does not survive is a fault."""
+        return self.within not in ("tool", "telemetry", "") or self.kind not in (
             "not-found",
             "bad-request",
             "auth",

@@ -127,7 +127,8 @@ def _requests() -> None:
         held: list[Attempt] = []
         token = _held.set(held)
         try:
-            response = send(self, request, *args, **kwargs)
+            with inject.Turn(place):
+                response = send(self, request, *args, **kwargs)
         finally:
             _held.reset(token)
         try:
@@ -205,8 +206,9 @@ def _aiohttp() -> None:
         if phases not in self._trace_configs:
             self._trace_configs.append(phases)
         try:
-            with following(attempt):
-                response = await request(self, method, url, **kwargs)
+            async with inject.Turn(attempt.within):
+                with following(attempt):
+                    response = await request(self, method, url, **kwargs)
         except BaseException as error:
             attempt.failed(error)
             raise
