@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,26 @@ def test_a_write_is_made_twice_only_with_a_fault_between() -> None:
     assert duplicates([write("r", 0), write("r", 3)]) == []
     assert duplicates([write("r", 0), fault, write("r", 3, key="other")]) == []
     assert duplicates([write("r", 0, status=503), fault, write("r", 3)]) == []
+
+
+def test_a_tool_that_runs_again_with_the_same_arguments_writes_again() -> None:
+    """Whatever id and time of its own the body of a booking carries."""
+
+    def ran(at: float, key: str, arguments: str = "seat 4A", path: str = "/seats") -> list[Span]:
+        told = {"playbook.arguments": arguments}
+        tool = Span(f"t{at}", "", "r", "tool", "reserve", at, at + 1, told)
+        wrote = write("r", at, key=key)
+        return [tool, replace(wrote, parent=tool.id, name=f"POST {path}")]
+
+    fault = Span("f", "", "r", "http", "POST /chat", 1.0, 2.0, {"playbook.within": "llm"}, "reset")
+    one, other = ran(0, "id 1"), ran(3, "id 2")
+    assert len(duplicates([*one, fault, *other])) == 1
+    assert not duplicates([*one, *other]), "nothing failed between: the model wants two"
+    assert not duplicates([*one, fault, *ran(3, "id 2", "seat 5B")])
+    both = ran(0, "id 1", path="/seats/1b9d6bcd-bbfd"), ran(3, "id 2", path="/seats/77c1e0aa-0bf2")
+    assert len(duplicates([*both[0], fault, *both[1]])) == 1
+    several = [one[0], one[1], fault, replace(other[1], parent=one[0].id)]
+    assert not duplicates(several), "one run that writes two things"
 
 
 def test_duplicated_writes_stand_above_the_500_that_led_to_them() -> None:

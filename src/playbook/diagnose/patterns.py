@@ -7,6 +7,7 @@ a 500 after which a booking was made twice is a duplicated booking.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,23 +86,39 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
 
 
 def duplicates(spans: Sequence[Span]) -> list[Span]:
-    """Writes of a request that were made before, with the same content, and a fault between.
+    """Writes of a request that were made before, with the same content or by the same tool with
+    the same arguments (a body may carry an id and a time of its own), and a fault between.
 
     A tool may well post the same thing twice on purpose; after a failure it is the retry.
     """
-    writes: dict[str, list[Span]] = defaultdict(list)
+    runs = {
+        span.id: (span.name, span.attributes["playbook.arguments"])
+        for span in spans
+        if span.kind == "tool" and span.attributes.get("playbook.arguments")
+    }
+    writes: dict[tuple[object, ...], list[Span]] = defaultdict(list)
     for span in spans:
         status = int(span.attributes.get("http.response.status_code", 0) or 0)
         if (key := str(span.attributes.get("playbook.write", ""))) and 200 <= status < 300:
-            writes[key].append(span)
+            asked = runs.get(span.parent)
+            writes[(_OWN_ID.sub("*", span.name), *asked) if asked else (key,)].append(span)
     failed = [span.end for span in spans if span.fault and span.kind in ("http", "llm", "tool")]
-    found = []
+    found: list[Span] = []
     for same in writes.values():
         same.sort(key=lambda span: span.start)
         for one, other in pairwise(same):
+            if one.parent in runs and one.parent == other.parent and not _equal(one, other):
+                continue  # one run of a tool that writes several things
             if any(one.start <= end <= other.start for end in failed):
                 found.append(other)
     return found
+
+
+_OWN_ID = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
+
+
+def _equal(one: Span, other: Span) -> bool:
+    return one.attributes.get("playbook.write") == other.attributes.get("playbook.write")
 
 
 CUT = ("length", "max_tokens", "MAX_TOKENS")
