@@ -112,6 +112,13 @@ def test_spans_lead_from_the_call_up_to_the_request(start: Starter) -> None:
     assert all(span.attributes["gen_ai.usage.input_tokens"] > 0 for span in llm)
 
 
+def test_tokens_are_counted_whatever_the_provider_calls_them(start: Starter) -> None:
+    run, _ = serve(start, f"{CREWS}:claude", 1, 1)
+    (llm,) = [span for span in run.spans if span.kind == "llm"]
+    assert llm.attributes["gen_ai.usage.input_tokens"] > 0
+    assert llm.attributes["gen_ai.usage.output_tokens"] > 0
+
+
 def test_each_request_to_a_crew_object_asks_its_own_question(start: Starter) -> None:
     """CrewAI fills a crew's texts at its first kickoff: what they ask for is still known then."""
     target = EXTRA.with_name("targets") / "module_crew.py"

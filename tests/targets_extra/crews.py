@@ -127,3 +127,9 @@ def remembering(inputs: dict) -> Crew:
     agent = _agent()
     text = f"Answer: {inputs['question']}"
     return Crew(agents=[agent], tasks=[_task("answer", agent, text)], memory=True)
+
+
+def claude(question: str) -> str:
+    """A model call by CrewAI's own client of Anthropic."""
+    place = os.environ["OPENAI_BASE_URL"].removesuffix("/v1")
+    return str(LLM(model="anthropic/claude-sonnet-4-5", base_url=place, api_key="k").call(question))

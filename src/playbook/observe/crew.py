@@ -54,6 +54,13 @@ def tool_name() -> str:
     return scope.tool.get()
 
 
+_USAGE = {
+    "input": ("prompt_tokens", "input_tokens", "inputTokens", "prompt_token_count"),
+    "output": ("completion_tokens", "output_tokens", "outputTokens", "candidates_token_count"),
+}
+"""How OpenAI, Anthropic, Bedrock and Gemini name the tokens of a call in CrewAI's events."""
+
+
 class Watch:
     """The hooks of one process, and what they have collected for the probes."""
 
@@ -120,12 +127,9 @@ class Watch:
             return  # CrewAI reports a failed call twice
         if kind == "llm":
             usage = getattr(event, "usage", None) or {}
-            for theirs, ours in (
-                ("prompt_tokens", "gen_ai.usage.input_tokens"),
-                ("completion_tokens", "gen_ai.usage.output_tokens"),
-            ):
-                if isinstance(usage.get(theirs), int):
-                    opened.set(ours, usage[theirs])
+            for way, names in _USAGE.items():
+                told = next((usage[it] for it in names if isinstance(usage.get(it), int)), None)
+                opened.set(f"gen_ai.usage.{way}_tokens", told)
             opened.set("gen_ai.response.finish_reason", getattr(event, "finish_reason", None))
             opened.saw(canary.found(str(getattr(event, "response", "") or "")))
         if state in ("failed", "error"):
