@@ -505,6 +505,8 @@ _DESPITE_TYPE: Sequence[tuple[str, frozenset[str], re.Pattern[str]]] = [
 _STATUS_IN_TEXT = re.compile(
     r"Error code: (\d{3})|(?:Client|Server) error '(\d{3})|^(\d{3}) (?:Client|Server) Error"
     r"|too many (\d{3}) error responses|\bHTTP (\d{3}) (?:with an upstream|from)"
+    r"|\b(429|50[0-4]) (?:Too Many Requests|Internal Server Error|Bad Gateway|Service Unavailable"
+    r"|Gateway Time-?out)\b"
 )
 _STATUS_AFTER_TYPE = re.compile(
     r"^(\d{3}), message='|\nCode: (\d{3})\b|"  # aiohttp, Azure

@@ -153,6 +153,9 @@ def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> C
         raise CapturedError(f"{path}: {getattr(error, 'strerror', '') or error}") from error
     except json.JSONDecodeError as error:
         raise CapturedError(f"{path}: not valid JSON: {error}") from error
+    for what, name in names.items():
+        if requests.fields.get(what) not in (name, "text"):
+            raise CapturedError(f"{path}: {what}={name}: no record has it")
     outcomes, note = requests.outcomes()
     if not outcomes:
         raise CapturedError(

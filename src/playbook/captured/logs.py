@@ -233,7 +233,11 @@ def _clean(text: str) -> str:
 def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
     """The links of whatever the record says about an error."""
     for key, value in entry.items():
-        if fields.plain(str(key)) in fields.NAMES["error"] and (links := _links(value)):
+        if fields.plain(str(key)) not in fields.NAMES["error"]:
+            continue
+        if isinstance(value, dict) and _HUNG_UP.search(f"{value.get('stack')}"):
+            return ()
+        if links := _links(value):
             return links
     for value in entry.values() if depth else ():  # winston and GCP put the fields one level down
         if isinstance(value, dict) and (links := _chain(value, depth - 1)):
@@ -253,8 +257,6 @@ def _links(value: Any, depth: int = 0) -> tuple[Link, ...]:
     kind = value.get("type") or value.get("name") or value.get("exc_type") or value.get("class")
     message = value.get("message") or value.get("msg") or value.get("exc_value") or ""
     stack = value.get("stack") or value.get("stacktrace") or value.get("stack_trace") or ""
-    if _HUNG_UP.search(f"{message} {stack}"):
-        return ()  # the caller is gone; nothing failed on this side
     links = parse(stack) if isinstance(stack, str) and stack else ()
     if not links and (kind or message):
         links = (Link(str(kind or "Error")[:200], redact(str(message))[:2000]),)
@@ -366,6 +368,7 @@ _MODEL_CALL = re.compile(r"^\W*(?:llm|model|openai|anthropic|provider)[\w .]{0,3
                          r"complet|fail|error|respon|timed)", re.IGNORECASE)  # fmt: skip
 _OF_A_MODEL = re.compile(r"\b(?:llm|model|openai|anthropic|provider|completion|chat)\b", re.I)
 _AGAIN = re.compile(r"\bretr(?:y|ying|ied)|\battempt|\bback(?:ing)?[ -]?off\b", re.IGNORECASE)
+# The caller is gone; nothing failed on this side.
 _HUNG_UP = re.compile(
     r"\babortIncoming\b|\b_http_server\b|client (?:closed|disconnect|went away)", re.I
 )

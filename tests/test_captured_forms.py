@@ -1,0 +1,451 @@
+"""The same outage as different systems leave it, and what must not be taken for one."""
+
+# ruff: noqa: E501
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from playbook.captured import CapturedError, read
+from playbook.diagnose.autopsy import autopsy
+from playbook.model import Verdict
+
+DAY = "2026-11-18"
+
+
+def stamp(second: float, zone: str = "") -> str:
+    minutes, rest = divmod(second, 60)
+    return f"{DAY} 08:{int(minutes):02}:{rest:06.3f}{zone}"
+
+
+def iso(second: float) -> str:
+    return stamp(second, "Z").replace(" ", "T")
+
+
+def verdict(tmp_path: Path, lines: Sequence[str] | str, name: str = "app.log") -> Verdict:
+    path = tmp_path / name
+    path.write_text(lines if isinstance(lines, str) else "\n".join(lines) + "\n")
+    found = autopsy(path).verdict
+    assert found is not None
+    return found
+
+
+TRACEBACK = [
+    "Traceback (most recent call last):",
+    '  File "/app/desk.py", line 40, in handle',
+    "    result = crew.kickoff(inputs=inputs)",
+    "httpx.PoolTimeout: timed out waiting for a connection from the pool",
+]
+
+
+def pool_outage() -> list[tuple[float, str]]:
+    """Lines with their seconds: 20 requests, every second one ends in a pool timeout."""
+    found = []
+    for n in range(20):
+        at, who = n * 3.0, f"[request_id=ab{n:04}cd]"
+        found.append((at, f"{stamp(at)} INFO [desk] {who} POST /cases started"))
+        if n % 2:
+            found.append((at + 2, f"{stamp(at + 2)} ERROR [desk] {who} failed after 2.0s"))
+            found += [(at + 2, line) for line in TRACEBACK]
+        else:
+            found.append((at + 1, f"{stamp(at + 1)} INFO [desk] {who} done in 1.0s status=200"))
+    return found
+
+
+TEXT_FORMS: dict[str, Callable[[float, str], str]] = {
+    "as it is": lambda _, line: line,
+    "colours": lambda _, line: f"\x1b[32m{line}\x1b[0m",
+    "docker": lambda at, line: json.dumps(
+        {"log": line + "\n", "stream": "stdout", "time": iso(at)}
+    ),
+    "docker compose": lambda _, line: f"api-1  | {line}",
+    "kubectl --prefix": lambda _, line: f"[pod/desk-6d9f/app] {line}",
+    "kubectl --timestamps": lambda at, line: f"{iso(at)} {line}",
+    "stern": lambda _, line: f"desk-api-6d9f4 app {line}",
+    "a container runtime": lambda at, line: f"{iso(at)} stdout F {line}",
+    "a container runtime, lines in parts": lambda at, line: (
+        f"{iso(at)} stdout P {line[:30]}\n{iso(at)} stdout F {line[30:]}"
+    ),
+    "CloudWatch": lambda at, line: json.dumps({"timestamp": 1763455200000 + at, "message": line}),
+    "CloudWatch Insights": lambda at, line: json.dumps({"@timestamp": iso(at), "@message": line}),
+    "aws logs tail": lambda at, line: f"{iso(at)} 2026/11/18/[$LATEST]ab12cd {line}",
+    "journald": lambda at, line: json.dumps({"MESSAGE": line, "_PID": "7"}),
+    "Loki": lambda at, line: json.dumps({"stream": {"app": "x"}, "ts": iso(at), "line": line}),
+    "Google Cloud": lambda at, line: json.dumps(
+        {"timestamp": iso(at), "severity": "INFO", "textPayload": line}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TEXT_FORMS)
+def test_what_a_collector_puts_around_a_line_is_taken_off(tmp_path: Path, form: str) -> None:
+    lines = [TEXT_FORMS[form](at, line) for at, line in pool_outage()]
+    found = verdict(tmp_path, lines)
+    assert found.cause == "connection-pool-exhausted", found
+    assert "10 of 20 requests" in found.ranked[0].evidence[0].finding
+    if form != "journald":
+        assert sum(level.attempts for level in found.sweep.levels) == 20
+
+
+def test_a_rotated_and_packed_log_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "app.log.2.gz"
+    path.write_bytes(gzip.compress("\n".join(line for _, line in pool_outage()).encode()))
+    assert len(read(path).outcomes) == 20
+
+
+ENTRIES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "docker": lambda entry: {"log": json.dumps(entry) + "\n", "stream": "stdout"},
+    "CloudWatch": lambda entry: {"timestamp": 1763455200000, "message": json.dumps(entry)},
+    "winston in winston": lambda entry: {"level": "info", "message": json.dumps(entry)},
+    "Google Cloud": lambda entry: {"severity": "INFO", "jsonPayload": entry},
+}
+
+
+@pytest.mark.parametrize("form", ENTRIES)
+def test_a_record_inside_of_a_record_is_the_record(tmp_path: Path, form: str) -> None:
+    lines = []
+    for n in range(8):
+        told: dict[str, Any] = {"time": iso(n * 5.0 + 1), "requestId": f"req-{n:04}"}
+        told |= {"status": 500, "level": "error", "msg": "Error code: 429 - Rate limit reached"}
+        lines.append(json.dumps(ENTRIES[form](told | {"durationMs": 800})))
+    found = verdict(tmp_path, lines)
+    assert found.cause == "provider-rate-limit"
+    assert sum(level.attempts for level in found.sweep.levels) == 8
+
+
+# --- access logs ---------------------------------------------------------------------------------
+
+
+def gateway(n: int) -> tuple[float, float, int]:
+    """End, seconds and status of the n-th request: every third is cut off at 30 s."""
+    return (n * 40.0 + 31, 30.002, 504) if n % 3 == 0 else (n * 40.0 + 12, 12.0 + n, 200)
+
+
+def clf(second: float) -> str:
+    return f"18/Nov/2026:{8 + int(second // 3600):02}:{int(second // 60 % 60):02}:{int(second % 60):02} +0000"
+
+
+ACCESS: dict[str, Callable[[int, float, float, int], str]] = {
+    "nginx, JSON": lambda n, end, took, status: json.dumps(
+        {"time_local": clf(end), "request": "POST /ask HTTP/1.1", "status": str(status),
+         "request_time": f"{took:.3f}", "request_id": f"{n:032x}"}
+    ),
+    "nginx, text": lambda n, end, took, status: (
+        f'10.2.2.1 - - [{clf(end)}] "POST /ask HTTP/1.1" {status} 5 "-" "axios" rt={took:.3f} '
+        f"rid={n:032x}"
+    ),
+    "Envoy": lambda n, end, took, status: json.dumps(
+        {"start_time": iso(end - took), "path": "/ask", "response_code": status,
+         "duration": int(took * 1000), "x_request_id": f"{n:032x}"}
+    ),
+    "Traefik": lambda n, end, took, status: json.dumps(
+        {"DownstreamStatus": status, "Duration": int(took * 1e9), "RequestPath": "/ask",
+         "request_X-Request-Id": f"{n:032x}", "time": iso(end), "msg": ""}
+    ),
+    "Application Insights": lambda n, end, took, status: json.dumps(
+        {"timestamp": iso(end), "operation_Id": f"{n:032x}", "resultCode": str(status),
+         "duration": took * 1000 + 0.5, "itemType": "request"}
+    ),
+    "AWS load balancer": lambda n, end, took, status: (
+        f"https {iso(end)} app/a/50dc 203.0.113.9:2 10.0.0.1:80 0.001 "
+        f"{took if status == 200 else -1} 0.000 {status} - 8 12 "
+        f'"POST https://api.acme:443/ask HTTP/1.1" "axios" TLS arn "Root=1-61aab4db-{n:024x}" '
+        f'"api" "arn" 0 {iso(end - took)} "forward" "-" "-"'
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ACCESS)
+def test_a_gateways_own_log_shows_its_deadline(tmp_path: Path, form: str) -> None:
+    lines = [ACCESS[form](n, *gateway(n)) for n in range(18)]
+    found = verdict(tmp_path, lines)
+    assert (found.cause, found.confidence) == ("platform-timeout", 0.7), found
+    assert "6 of 6 failures end at 30 s" in found.ranked[0].evidence[0].finding
+
+
+def test_what_goes_on_after_a_gateway_has_answered_is_no_success(tmp_path: Path) -> None:
+    lines = [ACCESS["nginx, JSON"](n, *gateway(n)) for n in range(18)]
+    lines += [
+        json.dumps({"time": iso(n * 40.0 + 41), "request_id": f"{n:032x}", "msg": "crew finished",
+                    "status": 200}) for n in range(0, 18, 3)
+    ]  # fmt: skip
+    found = verdict(tmp_path, sorted(lines, key=lambda line: "crew finished" in line))
+    assert found.cause == "platform-timeout"
+    assert "6 failed requests were worked on after their answer, up to 10 s" in found.note
+
+
+# --- what is nobody's failure -------------------------------------------------------------------
+
+
+def fine(n: int) -> list[str]:
+    at = n * 2.0
+    return [f"{stamp(at)} INFO desk request_id=ok{n:04} done in 0.5s status=200"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        ['10.3.0.9 - - [18/Nov/2026:08:46:51 +0000] "POST /research HTTP/1.1" 200 15 "-" "axios"'],
+        ["  prompt: what is an Error, and", "what is a Timeout in a sentence"],
+        ['10.1.1.1 - - [18/Nov/2026:08:46:51 +0000] "GET /healthz HTTP/1.1" 503 1 "-" "kube"'],
+        ["2026-11-18 08:46:51 WARNING otel Failed to export traces: Connection refused"],
+    ],
+)
+def test_what_stands_between_healthy_records_makes_no_failure_of_them(
+    tmp_path: Path, between: list[str]
+) -> None:
+    lines = [line for n in range(20) for line in [*fine(n), *between]]
+    assert verdict(tmp_path, lines).outcome == "healthy"
+
+
+def test_a_caller_that_hung_up_failed_nobody(tmp_path: Path) -> None:
+    gone = {"type": "Error", "message": "aborted", "code": "ECONNRESET"}
+    gone["stack"] = "Error: aborted\n    at abortIncoming (node:_http_server:793:17)"
+    lines = [
+        json.dumps({"level": 40, "time": 1794991280182 + n, "reqId": f"r{n:04}", "err": gone,
+                    "msg": "client closed connection"}) for n in range(5)
+    ] + [
+        json.dumps({"level": 30, "time": 1794991280182 + n, "reqId": f"g{n:04}",
+                    "res": {"statusCode": 499 if n < 3 else 200}}) for n in range(20)
+    ]  # fmt: skip
+    found = verdict(tmp_path, lines)
+    assert found.outcome == "healthy"
+    assert "3 callers hung up before their answer" in found.note
+
+
+def test_health_checks_are_no_requests(tmp_path: Path) -> None:
+    checks = [
+        json.dumps({"time": iso(n), "request_id": f"h{n:05}", "path": "/healthz", "status": 200})
+        for n in range(50)
+    ]
+    found = read_lines(tmp_path, [*checks, *(line for n in range(5) for line in fine(n))])
+    assert len(found.outcomes) == 5
+    assert "50 health checks are left out" in found.note
+
+
+def read_lines(tmp_path: Path, lines: list[str]) -> Any:
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    return read(path)
+
+
+# --- what is inside -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"name": "HttpError", "message": "Internal Server Error", "status": 500,
+         "cause": {"name": "AgentError", "message": "Failed to execute crew", "cause": {
+             "name": "RateLimitError", "status": 429, "message": "429 Rate limit reached"}}},
+        {"name": "AggregateError", "message": "", "errors": [
+            {"name": "RateLimitError", "status": 429, "message": "429 Rate limit reached"}]},
+    ],
+)  # fmt: skip
+def test_a_429_below_the_words_of_a_500_is_a_429(tmp_path: Path, error: dict[str, Any]) -> None:
+    lines = [
+        json.dumps({"level": "error", "message": "Unhandled error", "requestId": f"req-{n:04}",
+                    "timestamp": iso(n), "err": error}) for n in range(6)
+    ]  # fmt: skip
+    assert verdict(tmp_path, lines).cause == "provider-rate-limit"
+
+
+def test_a_500_of_the_provider_stays_one(tmp_path: Path) -> None:
+    error = {"name": "InternalServerError", "message": "Internal Server Error"}
+    lines = [
+        json.dumps({"level": "error", "message": "failed", "requestId": f"req-{n:04}",
+                    "timestamp": iso(n), "err": error | {"cause": {"message": "no idea"}}})
+        for n in range(6)
+    ]  # fmt: skip
+    assert verdict(tmp_path, lines).cause == "provider-5xx"
+
+
+@pytest.mark.parametrize(("tries", "cause"), [(1, "provider-5xx"), (12, "retry-amplification")])
+def test_calls_that_were_made_again_are_seen_behind_a_good_end(
+    tmp_path: Path, tries: int, cause: str
+) -> None:
+    lines = []
+    for n in range(10):
+        rid, at = f"request_id=ab{n:04}cd", n * 60.0
+        for tried in range(tries):
+            lines.append(
+                f"{stamp(at + tried)} INFO httpx: {rid} HTTP Request: POST "
+                'https://api.openai.com/v1/chat/completions "HTTP/1.1 503 Service Unavailable"'
+            )
+        lines.append(f"{stamp(at + 40)} INFO app: {rid} done status=200 elapsed=40.0s")
+    found = verdict(tmp_path, lines)
+    assert (found.outcome, found.cause) == ("degraded", cause)
+
+
+def test_a_webhook_that_is_sent_twice_is_seen(tmp_path: Path) -> None:
+    lines = []
+    for n in range(6):
+        rid, at = f"requestId=ab{n:04}cd", n * 10.0
+        post = f"POST https://hooks.partner.io/orders 202 {rid} idempotency_key=ord_{n}:confirmed"
+        lines += [
+            f"[Nest] 18  - {iso(at)}     LOG [WebhookTool] {post}",
+            f"[Nest] 18  - {iso(at + 1)}    WARN [Runner] crew failed: 503 Service Unavailable; "
+            f"retrying whole run {rid}",
+            f"[Nest] 18  - {iso(at + 2)}     LOG [WebhookTool] {post}",
+            f"[Nest] 18  - {iso(at + 3)}     LOG [Orders] 200 POST /orders status=200 {rid}",
+        ]
+    found = verdict(tmp_path, lines)
+    assert (found.outcome, found.cause) == ("degraded", "side-effect-duplication")
+
+
+@pytest.mark.parametrize(("end", "outcome"), [(3000, "fault"), (45, "healthy")])
+def test_requests_of_which_nothing_more_is_heard_hang(
+    tmp_path: Path, end: float, outcome: str
+) -> None:
+    """But not those that were begun shortly before the log ends."""
+    lines = [line for n in range(10) for line in fine(n)]
+    lines += [f"{stamp(30 + n)} INFO desk request_id=lost{n:03} started" for n in range(5)]
+    lines.append(f"{stamp(end)} DEBUG heartbeat")
+    found = verdict(tmp_path, lines)
+    assert found.outcome == outcome
+    if outcome == "fault":
+        assert found.cause == "no-timeout"
+        assert "5 requests begin and never end" in found.note
+
+
+def test_failures_that_nobody_claims_count_where_the_requests_tell_none(tmp_path: Path) -> None:
+    killed = [
+        line for n in range(5) for line in [
+            f"[{stamp(n * 9.0)[:19]} +0000] [1] [CRITICAL] WORKER TIMEOUT (pid:{n + 50})",
+        ]
+    ]  # fmt: skip
+    found = verdict(tmp_path, [*(line for n in range(20) for line in fine(n)), *killed])
+    assert (found.outcome, found.cause) == ("fault", "platform-timeout")
+    assert "5 of them failures that count for one each" in found.note
+
+
+def test_a_lambda_is_read_with_the_id_that_stands_by_itself(tmp_path: Path) -> None:
+    lines = []
+    for n in range(12):
+        id, at = f"1e1920f3-7e9f-4e35-8e66-1f3d865c{n:04}", n * 60.0
+        lines.append(f"{iso(at)} 2026/11/18/[$LATEST]ab START RequestId: {id} Version: $LATEST")
+        if n % 3:
+            text = f"END RequestId: {id}"
+            lines.append(f"{iso(at + 9)} 2026/11/18/[$LATEST]ab {text}")
+        else:
+            text = f"{iso(at + 30)} {id} Task timed out after 30.03 seconds"
+            lines.append(f"{iso(at + 30)} 2026/11/18/[$LATEST]ab {text}")
+    found = verdict(tmp_path, lines)
+    assert (found.outcome, found.cause) == ("fault", "platform-timeout")
+
+
+def test_a_model_that_load_makes_slower_is_told_from_a_timeout_that_is_too_low(
+    tmp_path: Path,
+) -> None:
+    def call(n: int, at: float, took: float, *, failed: bool) -> list[str]:
+        told = {"request_id": f"ab{n:04}cd", "duration": took}
+        end = json.dumps({"asctime": stamp(at + took), "message": "request done", "status": 500
+                          if failed else 200, **told})  # fmt: skip
+        kind = {"levelname": "ERROR", "message": "llm call failed",
+                "exc_info": "httpx.ReadTimeout: The read operation timed out"}  # fmt: skip
+        fine_ = {"levelname": "INFO", "message": "llm call finished"}
+        model = {"asctime": stamp(at + took), **(kind if failed else fine_), **told}
+        return [json.dumps(model), end]
+
+    quiet = [line for n in range(12) for line in call(n, n * 10.0, 2.0, failed=False)]
+    steady = [line for n in range(12) for line in call(n, n * 40.0, 18.0, failed=False)]
+    busy = [
+        line for n in range(40)
+        for line in call(100 + n, 600 + n * 0.1, 20.0 if n % 2 else 17.0, failed=bool(n % 2))
+    ]  # fmt: skip
+    assert verdict(tmp_path, [*quiet, *busy]).cause == "provider-slow"
+    assert verdict(tmp_path, [*steady, *busy]).cause == "llm-timeout-too-low"
+
+
+def test_a_store_that_fails_under_the_memory_is_the_memorys(tmp_path: Path) -> None:
+    path = "/v/site-packages/crewai/memory/storage/{}.py"
+    for name, cause in (
+        ("ltm_sqlite_storage", "memory-error"),
+        ("kickoff_task_outputs_storage", "crewai-lock-contention"),
+    ):
+        lines = [
+            line for n in range(6) for line in [
+                f"{stamp(n * 5.0)} | ERROR | desk:47 - [00c825f4{n:02}] failed after 5.50s",
+                "Traceback (most recent call last):",
+                f'  File "{path.format(name)}", line 68, in save',
+                "sqlite3.OperationalError: database is locked",
+            ]
+        ]  # fmt: skip
+        assert verdict(tmp_path, lines).cause == cause
+
+
+def test_a_deadline_of_an_agent_that_does_not_tell_what_took_the_time_accuses_nobody(
+    tmp_path: Path,
+) -> None:
+    text = "TimeoutError: Task 'x' execution timed out after 60 seconds. Consider increasing max_execution_time or optimizing the task."
+    lines = [
+        json.dumps({"timestamp": iso(n), "level": "error", "request_id": f"ab{n:04}", "status": 500,
+                    "duration_s": 60.01, "exception": text}) for n in range(6)
+    ]  # fmt: skip
+    found = verdict(tmp_path, lines)
+    assert (found.outcome, found.cause) == ("fault", "unknown")
+
+
+# --- spans --------------------------------------------------------------------------------------
+
+
+def otlp(trace: str, *spans: dict[str, Any]) -> dict[str, Any]:
+    made = []
+    for n, each in enumerate(spans):
+        attributes = [
+            {"key": key, "value": {"intValue" if isinstance(value, int) else "stringValue": value}}
+            for key, value in each.get("told", {}).items()
+        ]
+        made.append(
+            {"traceId": trace, "spanId": f"{n}{trace}", "parentSpanId": f"0{trace}" if n else "",
+             "name": each["name"], "kind": 3 if n else 2,
+             "startTimeUnixNano": str(1794992597686033920 + n),
+             "endTimeUnixNano": str(1794992602686033920 + n), "attributes": attributes}
+        )  # fmt: skip
+    return {"resourceSpans": [{"scopeSpans": [{"spans": made}]}]}
+
+
+def test_calls_that_a_trace_tells_only_by_their_status_are_faults(tmp_path: Path) -> None:
+    failed = {"name": "POST", "told": {
+        "http.response.status_code": 503, "url.full": "https://gw.acme.ai/v1/chat/completions"}}  # fmt: skip
+    answered = {"name": "POST /ask", "told": {"http.response.status_code": 200}}
+    check = {"name": "GET /healthz", "told": {"http.route": "/healthz"}}
+    lines = [json.dumps(otlp(f"ab{n:04}", answered, failed)) for n in range(6)]
+    lines += [json.dumps(otlp(f"cd{n:04}", check)) for n in range(9)]
+    found = verdict(tmp_path, lines, "traces.jsonl")
+    assert (found.outcome, found.cause) == ("degraded", "provider-5xx")
+    assert "9 health checks are left out" in found.note
+
+
+def test_documents_one_a_line_are_read_however_long_the_first_is(tmp_path: Path) -> None:
+    long = {"name": "POST /ask", "told": {"note": "x" * 70_000}}
+    path = tmp_path / "traces.json"
+    path.write_text("\n".join(json.dumps(otlp(f"ab{n:04}", long)) for n in range(4)))
+    assert len(read(path).outcomes) == 4
+
+
+def test_attributes_as_the_columns_of_a_data_frame(tmp_path: Path) -> None:
+    rows = [
+        {"name": "lookup", "parent_id": None, "start_time": iso(n), "end_time": iso(n + 45),
+         "status_code": "ERROR", "status_message": "timed out", "context.trace_id": f"ab{n:04}",
+         "context.span_id": f"s{n}", "attributes.openinference.span.kind": "TOOL"}
+        for n in range(6)
+    ]  # fmt: skip
+    path = tmp_path / "spans.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert {span.name for span in read(path).spans} == {"lookup"}
+
+
+def test_the_name_of_an_id_goes_for_text_too(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(f"{stamp(n)} INFO ticket=T-{n:03} done" for n in range(5)))
+    assert {each.request for each in read(path, {"request": "ticket"}).outcomes} == {
+        f"T-{n:03}" for n in range(5)
+    }
+    with pytest.raises(CapturedError, match="request=nosuch: no record has it"):
+        read(path, {"request": "nosuch"})
