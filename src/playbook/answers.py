@@ -122,7 +122,8 @@ def _cause(name: str, view: View | None, verdict: Verdict | None) -> list[str]:
     where = f" ({page.layer})" if page.layer else ""
     proven = []
     if verdict is not None and verdict.proof is not None and verdict.cause == name:
-        proven = [f"**Proven in this case.** {_escaped(show.proof(verdict.proof))}."]
+        told = show.proof(verdict.proof, hidden=verdict.outcome == "degraded")
+        proven = [f"**Proven in this case.** {_escaped(told)}."]
     return [
         f"**`{name}`{where}.** {page.title}.",
         *_table(name, view),

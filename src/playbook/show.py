@@ -575,7 +575,11 @@ def _verdict(verdict: Verdict) -> Sheet:
     facts = [
         Fact("verdict", verdict.outcome, tone=_OUTCOME[verdict.outcome]),
         Fact("cause", f"{verdict.cause} ({verdict.layer})" if verdict.cause else "none"),
-        Fact("proof", proof(verdict.proof), varies=verdict.proof is not None),
+        Fact(
+            "proof",
+            proof(verdict.proof, hidden=verdict.outcome == "degraded"),
+            varies=verdict.proof is not None,
+        ),
     ]
     if verdict.cause:
         facts.append(Fact("confidence", percent(verdict.confidence), varies=True))
@@ -611,13 +615,17 @@ def evidence(suspect: Suspect) -> tuple[str, ...]:
     )
 
 
-def proof(value: Proof | None) -> str:
-    """``fresh instances per request: 13 of 40 failed → 0 of 40 (returned)``."""
+def proof(value: Proof | None, *, hidden: bool = False) -> str:
+    """``fresh instances per request: 13 of 40 failed → 0 of 40 (returned)``.
+
+    Requests that `hidden` faults did not keep from ending well were met by them, and not failed.
+    """
     if value is None:
         return "none"
+    how = "hit" if hidden else "failed"
     returned = "returned" if value.returned else "did not return"
     return (
-        f"{value.intervention}: {count(value.before)} failed → {count(value.after)} "
+        f"{value.intervention}: {count(value.before)} {how} → {count(value.after)} "
         f"({returned}), {p_value(value.p_value)}"
     )
 

@@ -354,7 +354,7 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
             (SIMPLE[sign.kind], 0.8, [never, *_direct(evidence, name)]),
             ("tool-error", 0.5, [never]),
         ]
-    fails = Finding(f"tool {name} fails: {sign.kind}", "spans")
+    fails = Finding(f"in tool {name}: {sign.kind}", "spans")
     # On the way to some of its service's addresses, or at times.
     at_times = [(SIMPLE[sign.kind], 0.5, [fails])] if sign.kind in ("dns", "tls", "proxy") else []
     return [("tool-error", 0.8, [fails, *_direct(evidence, name)]), *at_times]
