@@ -1005,7 +1005,8 @@ def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
     def served(count: int, *, well: bool) -> Run:
         names = each(count)
         spans = [] if well else [span(n, "wait", "crewai lock", 0.0, 9.0) for n in names]
-        return run([outcome(n, seconds=10.0, overran=not well) for n in names], spans)
+        took = 1.0 if well else 10.0
+        return run([outcome(n, seconds=took, overran=not well) for n in names], spans)
 
     def judged(*, lock_helps: bool) -> list[Suspect]:
         def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
@@ -1335,3 +1336,29 @@ def test_a_tool_that_times_out_on_a_socket_of_its_own_is_slow() -> None:
     ]  # fmt: skip
     found = run([outcome(name, chain) for name in each()], spans)
     assert first(found, alone()) == "tool-slow"
+
+
+@pytest.mark.parametrize(("took", "accepted"), [(3.5, False), (1.0, True)])
+def test_late_requests_that_are_no_faster_prove_nothing(took: float, accepted: bool) -> None:
+    """A core that is full lets ten come in at 3.5 s where the tail came at 5: by the machine."""
+
+    def serve(count: int, width: int, plan: Plan, _: str) -> Run:
+        names = each(count)
+        slow = [2.8 if n % 3 else 5.5 for n in range(count)]
+        seconds = [took] * count if plan.own_lock else slow
+        waits = [
+            span(n, "wait", "crewai lock", 0.0, s - 0.5)
+            for n, s in zip(names, seconds, strict=True)
+        ]
+        return run(
+            [outcome(n, seconds=s, overran=s > 4) for n, s in zip(names, seconds, strict=True)],
+            waits, stats={"cpu": 0.8},
+        )  # fmt: skip
+
+    before = serve(20, 10, Plan(), "")
+    ranked = suspects(signs(before), before, evidence(alone(), before, deadline_s=4.0))
+    assert [item.cause for item in ranked] == ["crewai-lock-contention", "cpu-saturation"]
+    same = set(signs(before).values())
+    trial = prove(WITHOUT["crewai-lock-contention"], before, same, serve, deadline_s=4.0)
+    assert trial.accepted is accepted
+    assert accepted or trial.told.endswith("took as long with it, and only just met their deadline")

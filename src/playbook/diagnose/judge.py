@@ -207,7 +207,9 @@ def _try(
         every.sort(key=lambda item: not any(each.narrow for each in offered(item[1])))
     for index, suspect in every:
         for intervention in offered(suspect):
-            trial = prove(intervention, run, found, serve, hidden=hidden)
+            trial = prove(
+                intervention, run, found, serve, hidden=hidden, deadline_s=evidence.deadline_s
+            )
             tried.setdefault(suspect.cause, trial)
             if not trial.accepted:
                 if intervention.joins:
@@ -235,7 +237,7 @@ def _try(
             return _each_once(judged), None
     both = _together(list(alone.values()))
     if both is not None and bench.seconds_left > TIME_TO_REDUCE:
-        trial = prove(both, run, found, serve, hidden=hidden)
+        trial = prove(both, run, found, serve, hidden=hidden, deadline_s=evidence.deadline_s)
         if trial.accepted:
             # Neither helped alone: each is a cause, and the likelier stands first.
             for place, index in enumerate(list(alone)[:2]):

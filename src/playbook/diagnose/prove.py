@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import BROKEN, TRANSIENT
 from ..inject import Plan
-from ..model import Count, Proof
+from ..model import Count, Outcome, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile
 from ..sweep import FULL
@@ -277,6 +277,8 @@ class Trial:
     full: bool = False
     """What it takes away went, but now the process had no CPU left, and they failed for that:
     it held them first, and whether they need more than it cannot be seen on this machine."""
+    edge: bool = False
+    """They were as slow with it, and only just met the deadline that they had missed."""
 
     @property
     def told(self) -> str:
@@ -288,6 +290,8 @@ class Trial:
                 f"{met}; but then the process was full (CPU {self.during.stats['cpu']:.2f} of a "
                 "core), and they were late for that: try with fewer at once, or on more cores"
             )
+        if self.edge:
+            return f"{met}; but they took as long with it, and only just met their deadline"
         if not self.undecided:
             still = after.failures * before.attempts > 0.6 * before.failures * after.attempts
             return f"{met} all the same" if still else f"{met}; but they failed in another way"
@@ -303,6 +307,7 @@ def prove(
     serve: Callable[[int, int, Plan, str], Run],
     *,
     hidden: bool = False,
+    deadline_s: float | None = None,
 ) -> Trial:
     """Before, after, and back again, counting only failures with the fingerprints `found`.
 
@@ -336,6 +341,7 @@ def prove(
     size = max(size, least)
     during: Run | None = None
     back = Count(0, 0)
+    without = list(run.outcomes)
     proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
     for _ in range(ROUNDS):
         more = serve(size, width, intervention.plan, intervention.name)
@@ -357,12 +363,35 @@ def prove(
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
         back = _sum(back, counted(again))
+        without += again.outcomes
         p_value = fell(_sum(before, back), after)
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)
         proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
         if returned and p_value < ALPHA:
-            return Trial(proof, True, during)
+            longer = intervention.plan.deadline_factor != 1.0
+            edge = not longer and _only_just(without, during.outcomes, deadline_s)
+            return Trial(proof, not edge, during, edge=edge)
     return Trial(proof, False, during or run, undecided=True)
+
+
+JUST = 0.8
+"""Share of a deadline above which a request that meets it has only just done so."""
+
+
+def _only_just(
+    without: Sequence[Outcome], during: Sequence[Outcome], deadline_s: float | None
+) -> bool:
+    """Did late requests come in time by the jitter of the machine, and no faster?
+
+    What takes away the reason for which they are late makes them faster, and not by a hair.
+    """
+    late = [outcome.seconds for outcome in without if outcome.overran]
+    if not late:
+        return False
+    before = quantile([outcome.seconds for outcome in without], 0.5)
+    after = [outcome.seconds for outcome in during]
+    limit = deadline_s or min(late)
+    return quantile(after, 0.9) > JUST * limit and quantile(after, 0.5) > 0.9 * before
 
 
 def _cpu(run: Run) -> float:

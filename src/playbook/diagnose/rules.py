@@ -7,7 +7,7 @@ the rest belongs to the proof (`playbook.diagnose.prove`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ..model import Finding, Suspect
@@ -134,7 +134,10 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
     scores: dict[str, float] = {}
     findings: dict[str, list[Finding]] = {}
     for sign, times in Counter(found.values()).most_common():
-        for cause, weight, texts in _causes(sign, run, evidence):
+        named = _causes(sign, run, evidence)
+        if sign.kind == "deadline":
+            named = [*named, *_busy(run, {cause for cause, _, _ in named})]
+        for cause, weight, texts in named:
             scores[cause] = scores.get(cause, 0.0) + weight * times / total
             findings.setdefault(cause, []).append(
                 Finding(
@@ -164,6 +167,19 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         for cause, score in scores.items()
     ]
     return sorted(ranked, key=lambda item: -item.score)
+
+
+BUSY = 0.6
+"""CPU seconds per second from which a core may be what late requests wait for."""
+
+
+def _busy(run: Run, named: Collection[str]) -> Named:
+    """A core that is nearly full, beside what a late request's time went to: whoever holds the
+    interpreter makes all others wait, wherever they are."""
+    cpu = run.stats.get("cpu", 0.0)
+    if cpu < BUSY or "cpu-saturation" in named:
+        return []
+    return [("cpu-saturation", 0.45, [Finding(f"CPU {cpu:.2f} of a core", "process")])]
 
 
 def _elsewhere(
