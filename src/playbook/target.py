@@ -16,7 +16,9 @@ import re
 import stat
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,11 +100,13 @@ def _is_captured(path: Path) -> bool:
         raise TargetError(f"{path} is no file but a {_kind(mode)}: write what it gives to a file")
     if _is_file(path / "case.json"):
         raise TargetError(f"{path} is a case: see it with playbook report {path}")
-    inside = [*itertools.islice(_names_below(path), _MANY_NAMES)]
-    own = {name for name in inside if os.sep not in name}
+    try:
+        own = set(os.listdir(path))
+    except OSError as error:
+        raise TargetError(f"{path}: {error.strerror}") from None
     if own & _PROJECT or any(name.endswith(".py") for name in own):
         return False  # the user's own code; what of it is meant has still to be said
-    if not any(map(_log_like, inside)):
+    if not any(map(_log_like, itertools.islice(_names_below(path), _MANY_NAMES))):
         raise TargetError(f"no log and no trace export (.jsonl, .log, .json) is in {path}")
     return True
 
@@ -110,7 +114,7 @@ def _is_captured(path: Path) -> bool:
 _SOURCES = (".py", ".pyi", ".pyc", ".ipynb")
 _PROJECT = {"pyproject.toml", "package.json", "setup.cfg", "requirements.txt", "Dockerfile"}
 """Files of a project, which may well have a text or a JSON file beside them."""
-_MANY_NAMES = 10_000
+_MANY_NAMES = 2000
 _LOG_NAME = re.compile(r"(?:^|[._-])logs?(?:[._-]|\d|$)|^syslog", re.IGNORECASE)
 
 
@@ -121,10 +125,16 @@ def _log_like(name: str) -> bool:
 
 
 def _names_below(folder: Path) -> Iterator[str]:
-    """Files in the folder and below it, relative to it, its own first."""
-    for root, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (os.path.relpath(os.path.join(root, name), folder) for name in sorted(files))
+    """Files in the folder and below it, the uppermost first; an empty name for each folder."""
+    folders = deque([str(folder)])
+    while folders:
+        yield ""  # looked into, so that a tree of folders has an end as well
+        with suppress(OSError), os.scandir(folders.popleft()) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    yield entry.name
 
 
 def _kind(mode: int) -> str:
