@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import classify, parse, redact
 from ..model import Link, Span
 from . import fields
-from .logs import MODEL
+from .calls import MODEL
 from .requests import Record, Requests
 
 # Whichever instrumentation wrote it: OpenTelemetry's own, OpenInference, OpenLLMetry, CrewAI.

@@ -28,7 +28,7 @@ _REFERS = re.compile(
     re.IGNORECASE,
 )
 """Words by which one request speaks of another on purpose."""
-_WARNING = ("warn", "warning")
+WARNING = ("warn", "warning")
 _MAX_RPM = re.compile(r"\bmax[ _]rpm reached", re.IGNORECASE)
 """CrewAI's words before it sleeps to the end of the minute."""
 _SEVERAL = 3
@@ -106,7 +106,7 @@ class Request:
         elif record.status is not None:
             self.status = record.status
             self.failed = record.status >= 500 or record.status in _FAILING
-        elif record.level in _WARNING:
+        elif record.level in WARNING:
             # Tried again, or given up: what comes after it tells.
             self.failed = None if self.failed is None and record.chain else self.failed
             self.warned = bool(record.chain)

@@ -1,0 +1,144 @@
+"""Records of a text log: a first line, and the traceback below it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from ..errors import parse
+from ..model import Link
+from . import calls, fields
+from .requests import BAD, Record, Requests
+from .told import GAVE_UP, HUNG_UP, of_the_memory
+
+_ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
+CLF = re.compile(r"\S+ \S+ \S+ \[(\d\d/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] ")
+"""The beginning of a line of an access log (Apache, nginx, gunicorn)."""
+STAMP = re.compile(
+    rf"^\W{{0,2}}({_ISO})"
+    rf"|^\[?\w[\w.]*\]? (?:\d+ +-? *)?({_ISO})"  # "[Nest] 18  - 2026-…", "https 2026-…"
+    r"|^\W{0,2}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b)",
+    re.IGNORECASE,
+)
+_LEVEL = re.compile(r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b")
+_ID = re.compile(
+    r"\b(?:x-)?(?:request|req|correlation|trace|transaction)[_ -]?id[\"']?\s*[=:]\s*[\"']?"
+    r"([\w.:-]{2,80})"
+    r"|[\[(](?:req|request)[-:= ]([\w-]{2,64})[\])]"
+    r"|\brid=([\w.:-]{6,80})"
+    r"|[\[(](?=[a-f]*\d)([0-9a-f]{8,32})[\])]",
+    re.IGNORECASE,
+)
+_UUID = re.compile(
+    r"^\W*(?:\[?[A-Z]{3,8}\]?\s+)?(?:\S*\d:\d\d\S*\s+)?"
+    r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\s"
+)
+"""An id that stands by itself after level and time, as the lines of a Lambda have it."""
+_PAIR = re.compile(r"\b(\w*(?:[a-z]_?id|Id|canary))\s*[=:]\s*[\"']?([\w.-]{2,80})")
+_STATUS = re.compile(r"\bstatus(?:[ _]?code)?[=: ]+(\d{3})\b|HTTP/\d(?:\.\d)?\" (\d{3})\b", re.I)
+_TOOK = re.compile(
+    r"\b(?:duration|elapsed|took|latency|in|after|rt|request_time)(?:_(ms|s))?[=: ]+([\d.]+) ?"
+    r"(ms|s)?\b",
+    re.I,
+)
+_CALL = re.compile(
+    r"\b(?:GET|POST|PUT|PATCH|DELETE) (https?://[^\s\"]+)(?=[\s\",])\"?,? ?(?:\"?HTTP/\d(?:\.\d)?)?"
+    r" ?\"?(\d{3})\b"
+)
+"""A call that the service made, as httpx and many clients log it."""
+_CAUGHT = re.compile(
+    r"^\s*(?:Traceback \(|(?:Caused by: |Uncaught )?[\w.$]*(?:Error|Exception|Timeout|Exit"
+    r"|Interrupt)\b(?:[:\s(]|$))",
+    re.M,
+)
+"""Where the words of an exception begin, below a line that is none."""
+
+
+def record(text: str, requests: Requests, time: float | None = None) -> Record:
+    """A record of a text log: its first line, and the traceback below it."""
+    first, _, below = text.partition("\n")
+    stamp, access = STAMP.match(first), CLF.match(first)
+    level = _LEVEL.search(first[:200])
+    severity = level[1].lower() if level else ""
+    id, status, took = _labelled(first, requests), _STATUS.search(first), _TOOK.search(first)
+    scope = tuple(
+        (fields.plain(name), value)
+        for name, value in _PAIR.findall(first)
+        if fields.plain(name) not in fields.NAMES["request"]
+        and fields.plain(name) not in {"pid", "spanid", "threadid", "rid"}
+    )
+    at = access[1] if access else (stamp[1] or stamp[2]) if stamp else None
+    for what, found in (("request", id), ("time", at), ("level", level),
+                        ("status", status), ("duration", took), ("scope", scope)):  # fmt: skip
+        if found:
+            requests.fields.setdefault(what, "text")
+    message = (first[stamp.end() :] if stamp and not access else first).strip()
+    caught = _CAUGHT.search(below)
+    chain: tuple[Link, ...] = ()
+    if HUNG_UP.search(text):
+        pass
+    elif "handle_abort" in below:
+        chain = parse("WORKER TIMEOUT")  # what gunicorn has done to it, and no exit of its own
+    elif severity in BAD or not (stamp or access):
+        chain = parse(f"{message}\n{below}" if below else message)
+    elif caught:
+        chain = parse(below[caught.start() :])
+    elif GAVE_UP.search(message):
+        chain = parse(message)
+    chain = of_the_memory(below, chain)
+    unit = (took[3] or took[1] or "s") if took else ""
+    record = Record(
+        request=id,
+        time=fields.instant(at) if at else time,
+        level=severity,
+        status=fields.status(status[1] or status[2]) if status else None,
+        seconds=fields.seconds("", f"{took[2].rstrip('.')}{unit}") if took else None,
+        chain=chain if any(link.type for link in chain) or severity or GAVE_UP.search(message)
+        else (),
+        message=message,
+        scope=scope,
+        probe=fields.is_probe(first),
+    )  # fmt: skip
+    if balanced := _ALB.match(first):
+        record = _balanced(record, balanced, first)
+    sent = _CALL.search(first)
+    if sent is None or access:
+        return calls.inside(record, None, {}, requests)
+    record = dataclasses.replace(record, status=int(sent[2]))
+    within = "llm" if calls.MODEL.search(sent[1]) else ""
+    name = sent[1].partition("?")[0]
+    key = _KEY.search(first)
+    leaves = {"idempotency_key": key[1]} if key else {}
+    return calls.inside(record, calls.Call("http", name, within, timed=False), leaves, requests)
+
+
+_ALB = re.compile(
+    rf"(?:https?|h2|grpcs?|wss?) ({_ISO}) \S+ \S+ \S+ (-?[\d.]+) (-?[\d.]+) (-?[\d.]+) (\d{{3}}) "
+)
+"""A line of an AWS load balancer: three durations (s, -1 for none), and its status."""
+_CREATED = re.compile(rf" ({_ISO}) \"")
+_ROOT = re.compile(r"Root=([\w-]{8,80})")
+
+
+def _balanced(record: Record, found: re.Match[str], first: str) -> Record:
+    parts = [float(each) for each in found.groups()[1:4]]
+    created = _CREATED.search(first, found.end())
+    end, begun = record.time, fields.instant(created[1]) if created else None
+    seconds = sum(parts) if min(parts) >= 0 else end - begun if end and begun else None
+    root = _ROOT.search(first)
+    id = record.request or (root[1] if root else "")
+    return dataclasses.replace(record, request=id, status=int(found[5]), seconds=seconds)
+
+
+_KEY = re.compile(r"\bidempotency[_-]?key[\"']?\s*[=:]\s*[\"']?([\w:./-]{2,120})", re.IGNORECASE)
+
+
+def _labelled(first: str, requests: Requests) -> str:
+    """The id of the request that a line is about, by its label or by its place."""
+    if name := requests.names.get("request"):
+        found = re.search(rf"\b{re.escape(name)}[\"']?\s*[=:]\s*[\"']?([\w.:-]{{2,80}})", first)
+        return found[1] if found else ""
+    if found := _ID.search(first):
+        return next((group for group in found.groups() if group), "").strip("-.:")
+    found = _UUID.search(first[:160])
+    return found[1] if found else ""
