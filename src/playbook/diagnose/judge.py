@@ -14,7 +14,7 @@ from ..errors import redact
 from ..inject import Plan, together
 from ..model import Count, Finding, Proof, Result, Suspect, Verdict
 from ..runner import Run
-from ..stats import wilson
+from ..stats import attempts_needed, quantile, wilson
 from ..sweep import FULL, row
 from . import outside
 from .facts import Evidence, Sign, fingerprints, masked, signs
@@ -31,6 +31,8 @@ STEP_CPU = 0.06
 """CPU seconds that CrewAI alone may cost for a kickoff or a model call (measured for CrewAI 1.15:
 22 to 26 ms a kickoff with a call in it, 70 with a new LLM); more is the target's own work."""
 TIME_TO_REDUCE = 25.0
+ALONE_SECONDS = 25.0
+"""The longest that requests are made one at a time to tell whether load matters."""
 MOST_SUSPECTS = 3
 
 
@@ -99,6 +101,8 @@ def judge(case: Case) -> Verdict:
     try:
         if case.step("ladder") is None:
             case.isolate()
+        if outside.seen(run):
+            _alone_again(case, runs, run)
         evidence = evidence_of(case, runs)
         ranked = suspects(kinds, run, evidence)
         same = fingerprints(run, hidden=hidden)
@@ -285,6 +289,24 @@ def _doubtful(runs: Sequence[Run]) -> Run | None:
     return max(some, key=lambda run: len(signs(run)) or len(masked(run)), default=None)
 
 
+def _alone_again(case: Case, runs: Sequence[Run], run: Run) -> None:
+    """More requests one at a time, where too few were to tell whether load matters at all.
+
+    From outside, a failure that does not say why is judged by just that.
+    """
+    alone = next((each for each in runs if each.concurrency == 1), None)
+    if alone is None or alone is run or outside.explains_itself(run):
+        return
+    rate = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
+    each = quantile([outcome.seconds for outcome in alone.outcomes], 0.5)
+    more = min(attempts_needed(rate, 0.05), int(ALONE_SECONDS / max(each, 0.05)))
+    more -= len(alone.outcomes)
+    if more > 0:
+        text = "one at a time, again: does the load matter?"
+        alone.extend(case.bench.run("sweep", more, 1, text=text))
+        _measured(case, alone)
+
+
 def _again(case: Case, run: Run) -> None:
     """More of the same, to decide a failure or two."""
     width = run.concurrency
@@ -298,8 +320,14 @@ def _again(case: Case, run: Run) -> None:
                 break
     except BudgetSpent:
         pass
+    _measured(case, run)
+
+
+def _measured(case: Case, run: Run) -> None:
+    """The sweep with what was measured once more at a level of it."""
     sweep = case.step("sweep")
-    levels = tuple(row(run) if level.concurrency == width else level for level in sweep.levels)
+    at = run.concurrency
+    levels = tuple(row(run) if level.concurrency == at else level for level in sweep.levels)
     case.finish("sweep", replace(sweep, levels=levels))
 
 
