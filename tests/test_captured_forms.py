@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,24 @@ def test_a_rotated_and_packed_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "app.log.2.gz"
     path.write_bytes(gzip.compress("\n".join(line for _, line in pool_outage()).encode()))
     assert len(read(path).outcomes) == 20
+
+
+def test_a_folder_of_logs_is_one_evidence(tmp_path: Path) -> None:
+    lines = [line for _, line in pool_outage()]
+    half = lines.index(next(line for line in lines if "ab0010cd" in line)) + 1  # cut in a request
+    (tmp_path / "app.log.1").write_text("\n".join(lines[:half]) + "\n")
+    (tmp_path / "app.log").write_text("\n".join(lines[half:]) + "\n")
+    os.utime(tmp_path / "app.log.1", (1, 1))
+    (tmp_path / "core.log").write_bytes(bytes(2000))
+    (tmp_path / "notes.md").write_text("2026-11-18 08:00:00 ERROR not a log: request_id=x1\n")
+    found = read(tmp_path)
+    assert len(found.outcomes) == 20
+    assert sum(each.failed for each in found.outcomes) == 10
+    assert "core.log: this is not text" in found.note
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(CapturedError, match="no request found in 0 lines"):
+        read(empty)
 
 
 ENTRIES: dict[str, Callable[[dict[str, Any]], Any]] = {

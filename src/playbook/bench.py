@@ -105,6 +105,8 @@ class Bench:
         self.known: list[str] = []
         """Every component that was seen in the target's crews."""
         self.answers: dict[str, str] = {}
+        self.writers: dict[str, str] = {}
+        """Tools that were seen to write, and one of the calls with which they do."""
         self.versions: dict[str, str] = {}
         self.kind = ""
         self.is_async = False
@@ -488,6 +490,8 @@ class Bench:
             self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
         for span in run.spans:
             within = span.attributes.get("playbook.within")
+            if within == "tool" and span.attributes.get("playbook.write"):
+                self.writers[str(span.attributes.get("playbook.tool", ""))] = span.name
             if span.kind == "http" and within in ("llm", "endpoint"):
                 self.provider_calls += within == "llm"
                 self.hosts.add(str(span.attributes.get("server.address", "")))

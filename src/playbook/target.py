@@ -70,7 +70,7 @@ def parse(text: str) -> Spec:
     if text and _is_captured(Path(text)):
         return Spec(text, "captured")
     path, _, attribute = text.rpartition(":")
-    if not path and _log_like(text):
+    if not path and log_like(text):
         raise TargetError(f"no such file: {text}")
     if not path or not attribute:
         raise TargetError(
@@ -106,7 +106,7 @@ def _is_captured(path: Path) -> bool:
         raise TargetError(f"{path}: {error.strerror}") from None
     if own & _PROJECT or any(name.endswith(".py") for name in own):
         return False  # the user's own code; what of it is meant has still to be said
-    if not any(map(_log_like, itertools.islice(_names_below(path), _MANY_NAMES))):
+    if not any(map(log_like, itertools.islice(_names_below(path), _MANY_NAMES))):
         raise TargetError(f"no log and no trace export (.jsonl, .log, .json) is in {path}")
     return True
 
@@ -118,7 +118,7 @@ _MANY_NAMES = 2000
 _LOG_NAME = re.compile(r"(?:^|[._-])logs?(?:[._-]|\d|$)|^syslog", re.IGNORECASE)
 
 
-def _log_like(name: str) -> bool:
+def log_like(name: str) -> bool:
     """``app.jsonl``, and what rotation and servers make: ``app.log.2.gz``, ``access_log``."""
     path = Path(name)
     return bool(set(path.suffixes) & set(CAPTURED_SUFFIXES) or _LOG_NAME.search(path.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import gzip
+import itertools
 import json
 import re
 import zlib
@@ -24,6 +25,7 @@ import ijson
 from ..inject import Plan
 from ..model import Count, Level, Outcome, Span
 from ..runner import Run
+from ..target import log_like
 from . import logs, openinference, otlp, streams
 from .requests import Requests
 
@@ -37,6 +39,8 @@ class CapturedError(ValueError):
     """The file holds nothing that can be used; the text says why, in one line."""
 
 
+MOST_ENTRIES = 5000
+"""Entries of a folder that are looked at for logs."""
 _HEAD = 65_536
 """Characters from which it is told what a file is."""
 _SPAN = re.compile(r'"context\.trace_id"|"context":\s*\{\s*"(?:trace|span)_id"')
@@ -121,13 +125,49 @@ def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:
 
 
 def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> Captured:
-    """The outcomes and spans of a captured file; `CapturedError` if there are none.
+    """The outcomes and spans of a captured file, or of the logs in a folder; `CapturedError` if
+    there are none.
 
     `names` says where a JSON record has something that its name does not tell: one of
     `playbook.captured.fields.NAMES` to a dotted path, such as ``{"request": "ctx.rid"}``.
     """
     path = Path(path)
     requests = Requests(names=names)
+    unread: list[str] = []
+    if path.is_dir():
+        for each in _logs_in(path):
+            try:
+                _one(each, requests)
+            except CapturedError as error:
+                unread.append(str(error))
+        if unread and not requests.lines:
+            raise CapturedError(unread[0])
+    else:
+        _one(path, requests)
+    for what, name in names.items():
+        if requests.fields.get(what) not in (name, "text"):
+            raise CapturedError(f"{path}: {what}={name}: no record has it")
+    outcomes, note = requests.outcomes()
+    if not outcomes:
+        raise CapturedError(
+            f"{path}: no request found in {requests.lines} lines; playbook reads JSON lines, "
+            "text logs with timestamps or tracebacks, and OTLP JSON (resourceSpans)"
+        )
+    note = "; ".join([*filter(None, [note]), *unread[:3]])
+    return Captured(
+        outcomes, tuple(requests.spans), requests.lines, requests.skipped, requests.fields, note
+    )
+
+
+def _logs_in(folder: Path) -> list[Path]:
+    """The logs of a folder, the oldest first, as rotation leaves them."""
+    every = itertools.islice(folder.rglob("*"), MOST_ENTRIES)
+    found = [each for each in every if log_like(each.name) and each.is_file()]
+    return sorted(found, key=lambda each: (each.stat().st_mtime, each.name))
+
+
+def _one(path: Path, requests: Requests) -> None:
+    """Read one file into `requests`; `CapturedError` if it is none that can be read."""
     try:
         with path.open("rb") as raw:
             opener: Any = gzip.open if raw.read(2) == b"\x1f\x8b" else open
@@ -153,18 +193,6 @@ def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> C
         raise CapturedError(f"{path}: {getattr(error, 'strerror', '') or error}") from error
     except json.JSONDecodeError as error:
         raise CapturedError(f"{path}: not valid JSON: {error}") from error
-    for what, name in names.items():
-        if requests.fields.get(what) not in (name, "text"):
-            raise CapturedError(f"{path}: {what}={name}: no record has it")
-    outcomes, note = requests.outcomes()
-    if not outcomes:
-        raise CapturedError(
-            f"{path}: no request found in {requests.lines} lines; playbook reads JSON lines, "
-            "text logs with timestamps or tracebacks, and OTLP JSON (resourceSpans)"
-        )
-    return Captured(
-        outcomes, tuple(requests.spans), requests.lines, requests.skipped, requests.fields, note
-    )
 
 
 def _whole(head: str) -> bool:

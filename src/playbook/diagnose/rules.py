@@ -414,7 +414,7 @@ def _direct(evidence: Evidence, tool: str) -> list[Finding]:
             f"{rung.name} called directly, {rung.concurrency} at once: {rung.detail}", "isolate"
         )
         for rung in evidence.ladder.rungs
-        if rung.name == f"tool:{tool}"
+        if rung.name == f"tool:{tool}" and rung.status != "skipped"
     ]
 
 

@@ -27,7 +27,7 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
 
     One request is served first if none was, so that there is a model call and a tool call to
     repeat. With `tools_alone` false the tools are not called directly, for tools
-    that must not run outside a request.
+    that must not run outside a request; one that was seen to write never is.
     """
     rungs: list[Rung] = []
     runs: list[Run] = []
@@ -66,6 +66,11 @@ def ladder(bench: Bench, concurrency: int, tools_alone: bool = True) -> tuple[La
             for rung in _both(bench, worker, "LLM.call", "client", "llm", concurrency):
                 add(rung)
         for tool in sorted(bench.answers) if tools_alone else []:
+            if tool in bench.writers:
+                # A booking is not made a dozen times to learn how long one takes.
+                why = f"it writes ({bench.writers[tool]}): not called outside a request"
+                add(Rung(f"tool:{tool}", "tool", "skipped", why))
+                continue
             for rung in _both(
                 bench, worker, f"tool:{tool}", "tool", "tool", concurrency, name=tool
             ):
