@@ -1362,3 +1362,13 @@ def test_late_requests_that_are_no_faster_prove_nothing(took: float, accepted: b
     trial = prove(WITHOUT["crewai-lock-contention"], before, same, serve, deadline_s=4.0)
     assert trial.accepted is accepted
     assert accepted or trial.told.endswith("took as long with it, and only just met their deadline")
+
+
+@pytest.mark.parametrize(("name", "beyond"), [("max_rpm", True), ("crewai lock", False)])
+def test_two_pauses_of_crewais_own_are_enough(name: str, beyond: bool) -> None:
+    """Each takes a minute: three would be the whole budget."""
+    found = run(
+        [outcome(n, seconds=61.0, overran=n in ("r0", "r1")) for n in each()],
+        [span(n, "wait", name, 0.0, 60.0) for n in ("r0", "r1")],
+    )
+    assert (failing([found]) is found) is beyond

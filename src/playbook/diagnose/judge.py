@@ -17,7 +17,7 @@ from ..runner import Run
 from ..stats import attempts_needed, quantile, wilson
 from ..sweep import FULL, row
 from . import outside
-from .facts import Evidence, Sign, fingerprints, masked, signs
+from .facts import STALLS, Evidence, Sign, fingerprints, masked, signs
 from .leak import leak, suspected
 from .prove import Intervention, Trial, interventions, prove, steady
 from .rules import layer_of, proven, refuted, suspects
@@ -70,7 +70,9 @@ def _leak(case: Case, runs: Sequence[Run]) -> Verdict | None:
 def _beyond_doubt(found: Sequence[Sign]) -> bool:
     if any(sign.kind in ("hung", "worker-died") for sign in found):
         return True
-    return len(found) >= FEW
+    # A pause of CrewAI's own that outlasts the deadline is seen, and not concluded from numbers.
+    paused = sum(sign.place in STALLS and sign.place != "lock" for sign in found)
+    return len(found) >= FEW or paused > 1
 
 
 def judge(case: Case) -> Verdict:
