@@ -317,6 +317,19 @@ def test_a_webhook_that_is_sent_twice_is_seen(tmp_path: Path) -> None:
     assert (found.outcome, found.cause) == ("degraded", "side-effect-duplication")
 
 
+def test_a_webhook_that_is_sent_twice_is_seen_in_json_too(tmp_path: Path) -> None:
+    lines = []
+    for n in range(6):
+        at, told = n * 10.0, {"requestId": f"ab{n:04}cd"}
+        post = {"msg": "webhook sent", "url": "https://hooks.partner.io/orders", "status": 202}
+        post |= {"idempotencyKey": f"ord_{n}:confirmed"}
+        failed = {"level": "warn", "msg": "crew failed: 503 Service Unavailable; retrying"}
+        for after, entry in enumerate((post, failed, post, {"msg": "done", "status": 200})):
+            lines.append(json.dumps({"time": iso(at + after), **told, **entry}))
+    found = verdict(tmp_path, lines)
+    assert (found.outcome, found.cause) == ("degraded", "side-effect-duplication")
+
+
 @pytest.mark.parametrize(("end", "outcome"), [(3000, "fault"), (45, "healthy")])
 def test_requests_of_which_nothing_more_is_heard_hang(
     tmp_path: Path, end: float, outcome: str
@@ -439,6 +452,19 @@ def test_calls_that_a_trace_tells_only_by_their_status_are_faults(tmp_path: Path
     found = verdict(tmp_path, lines, "traces.jsonl")
     assert (found.outcome, found.cause) == ("degraded", "provider-5xx")
     assert "9 health checks are left out" in found.note
+
+
+def test_a_model_call_that_failed_below_a_request_that_ended_well(tmp_path: Path) -> None:
+    """An export that knows the model's calls and not what went over the wire for them."""
+    lines = []
+    for n in range(6):
+        trace = otlp(f"ab{n:04}", {"name": "Crew.kickoff"}, {"name": "LLM", "told": {
+            "openinference.span.kind": "LLM"}})  # fmt: skip
+        (call,) = trace["resourceSpans"][0]["scopeSpans"][0]["spans"][1:]
+        call["status"] = {"code": 2, "message": "Error code: 429 - Rate limit reached"}
+        lines.append(json.dumps(trace))
+    found = verdict(tmp_path, lines, "traces.jsonl")
+    assert (found.outcome, found.cause) == ("degraded", "provider-rate-limit")
 
 
 def test_documents_one_a_line_are_read_however_long_the_first_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from playbook.beside import waited
 from playbook.diagnose import outside
 from playbook.diagnose.facts import Evidence, Sign, signs
 from playbook.diagnose.prove import interventions
@@ -19,6 +20,7 @@ from playbook.errors import classify
 from playbook.inject import Plan
 from playbook.model import Ladder, Link, Outcome, Rung, Span, Sweep
 from playbook.runner import Run
+from playbook.stats import quantile
 from playbook.target import error_in, shortened
 
 CHANCE = random.Random(7)
@@ -295,3 +297,11 @@ def test_lists_are_cut_and_nothing_else() -> None:
     body = '{"id": "x", "items": [1, 2, 3], "deep": {"more": [["a", "b"], ["c"]]}}'
     assert json.loads(shortened(body, 1)) == {"id": "x", "items": [1], "deep": {"more": [["a"]]}}
     assert shortened("no JSON", 1) == "no JSON"
+
+
+def test_a_server_that_stands_still_is_slow_however_few_calls_meet_it() -> None:
+    """Nine seconds in which nobody is served are most of a run, and one call of thirty."""
+    quick = [0.007] * 29
+    assert quantile(waited(quick), 0.5) == pytest.approx(0.007)
+    assert quantile(waited([9.0, *quick]), 0.5) > 3.0
+    assert quantile(waited([0.3, *quick]), 0.5) == pytest.approx(0.007)

@@ -29,7 +29,8 @@ class Call:
 def told(leaves: Mapping[str, Any], message: str) -> Call | None:
     """The run of a tool, the call of a model or of another service that a record is about."""
     told: Call | None = None
-    tried = False
+    tried = keyed = False
+    other = ""
     for path, value in leaves.items():
         if value in (None, "") or isinstance(value, bool):
             continue
@@ -41,8 +42,14 @@ def told(leaves: Mapping[str, Any], message: str) -> Call | None:
             return Call("tool", value)
         if plain == "model":
             told = told or Call("llm", value)
-        elif value.startswith(("http://", "https://")) and MODEL.search(value):
-            return Call("http", value.partition("?")[0], "llm", timed=False)
+        elif value.startswith(("http://", "https://")):
+            address = value.partition("?")[0]
+            if MODEL.search(value):
+                return Call("http", address, "llm", timed=False)
+            other = other or address
+        keyed |= plain == "idempotencykey"
+    if keyed and other:
+        return Call("http", other, timed=False)
     if tried and told is None and (_OF_A_MODEL.search(message) or _AGAIN.search(message)):
         return Call("http", "model call", "llm", timed=False)
     return told or (Call("http", "model call", "llm") if _MODEL_CALL.search(message) else None)

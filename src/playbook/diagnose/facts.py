@@ -116,7 +116,10 @@ def inner_faults(spans: Sequence[Span]) -> list[Sign]:
     memory = [
         span for span in spans if span.kind == "memory" and span.fault and "memory" not in blamed
     ]
-    every = sorted([*http, *tools, *memory], key=lambda span: span.end)
+    # An export may know the model's calls and not their attempts.
+    wired = any(span.kind == "http" and place(span) == "llm" for span in spans)
+    models = [span for span in spans if span.kind == "llm" and span.fault and not wired]
+    every = sorted([*http, *tools, *memory, *models], key=lambda span: span.end)
     said = {span.id: span.fault for span in spans if span.kind == "llm" and span.fault}
     return [Sign(_own_kind(span, said.get(span.parent, "")), place(span)) for span in every]
 

@@ -349,7 +349,8 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
     attempts = sum(len(run.outcomes) for run in runs)
     failed = [sign for run in runs for sign in signs(run).values()]
     if attempts == 0:
-        return _verdict(case, "inconclusive", note="no request was served")
+        spent = "the budget was spent before the sweep began" if case.bench.requests else ""
+        return _verdict(case, "inconclusive", note=spent or "no request was served")
     if failed:
         kinds = ", ".join(f"{times} × {sign}" for sign, times in Counter(failed).most_common(3))
         more = max(10, attempts * FEW // len(failed) - attempts)

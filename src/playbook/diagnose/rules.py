@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ..model import Finding, Suspect
+from ..model import Fault, Finding, Suspect
 from ..runner import Run
 from ..stats import most_open, quantile
 from ..sweep import FULL
@@ -284,11 +284,17 @@ def _own_call(sign: Sign, run: Run) -> Named:
 
 def _samples(run: Run) -> list[Finding]:
     """What the failures themselves say."""
-    said = [o.fault.message or o.fault.kind for o in run.outcomes if o.fault is not None]
+    said = [_in_words(o.fault) for o in run.outcomes if o.fault is not None]
     return [
         Finding(f"{times} × {text[:200]}", "outcomes")
         for text, times in Counter(said).most_common(2)
     ]
+
+
+def _in_words(fault: Fault) -> str:
+    """The message; of a KeyError it is a key and nothing more."""
+    bare = fault.chain[0].type if fault.chain and fault.chain[0].type == "KeyError" else ""
+    return f"{bare}: {fault.message}" if bare else fault.message or fault.kind
 
 
 def _bare(evidence: Evidence, kind: str) -> list[Finding]:
