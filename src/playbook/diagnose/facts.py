@@ -262,8 +262,6 @@ OWN = "own-code"
 """The place of what passes in the target's own code before its first call."""
 ELSEWHERE = "http"
 """The place of calls that the target's own code makes to others than its model: no tool's."""
-NOWHERE = ("", "queue", OWN)
-"""Places of time that went to no call: which of them a late request has is a matter of timing."""
 STALLS = (*WAITS.values(), "telemetry", "preflight")
 """Places where no time should go at all."""
 
@@ -405,8 +403,6 @@ def fingerprints(run: Run, *, hidden: bool) -> set[Sign]:
     """What counts as the same failure as those of `run`."""
     found = set(({**masked(run), **signs(run)} if hidden else signs(run)).values())
     faces = {Sign(kind, each.place) for each in found if each.kind in BROKEN for kind in BROKEN}
-    if any(each.kind == "deadline" and each.place in NOWHERE for each in found):
-        faces |= {Sign("deadline", place) for place in NOWHERE}
     return found | faces | (SHARED if found & SHARED else set())
 
 

@@ -287,7 +287,7 @@ class Trial:
         met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
         if self.full:
             return (
-                f"{met}; but then the process was full (CPU {self.during.stats['cpu']:.2f} of a "
+                f"{self.proof.intervention}: tried, and none waited there any more; but then the process was full (CPU {self.during.stats['cpu']:.2f} of a "
                 "core), and they were late for that: try with fewer at once, or on more cores"
             )
         if self.edge:
@@ -358,8 +358,10 @@ def prove(
         if during.hung or not gone or other:
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
-            full = gone and not during.hung and _cpu(run) < FULL <= _cpu(during)
-            return Trial(proof, False, during, full=full and proof.p_value < ALPHA)
+            here = sum(sign in mine for sign in signs(during).values())
+            freed = fell(before, Count(len(during.outcomes), here)) < ALPHA
+            full = freed and not during.hung and _cpu(run) < FULL <= _cpu(during)
+            return Trial(proof, False, during, full=full)
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
         back = _sum(back, counted(again))
@@ -438,9 +440,14 @@ def asked_to_wait(run: Run) -> float:
 
 
 def count(run: Run, found: set[Sign], hidden: bool) -> Count:
-    """Requests of `run` with one of these fingerprints, of all that were served."""
+    """Requests of `run` with one of these fingerprints, of all that were served.
+
+    A late request is a late one, whatever its time went to this time.
+    """
     kinds = {**masked(run), **signs(run)} if hidden else signs(run)
-    return Count(len(run.outcomes), sum(sign in found for sign in kinds.values()))
+    late = any(sign.kind == "deadline" for sign in found)
+    hit = sum(sign in found or (late and sign.kind == "deadline") for sign in kinds.values())
+    return Count(len(run.outcomes), hit)
 
 
 def steady(during: Run, alone: Run | None) -> bool:
