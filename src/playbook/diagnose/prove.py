@@ -287,8 +287,9 @@ class Trial:
         met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
         if self.full:
             return (
-                f"{self.proof.intervention}: tried, and none waited there any more; but then the process was full (CPU {self.during.stats['cpu']:.2f} of a "
-                "core), and they were late for that: try with fewer at once, or on more cores"
+                f"{self.proof.intervention}: tried, and few waited there any more; but then the "
+                f"process was full (CPU {self.during.stats['cpu']:.2f} of a core), and they were "
+                "late for that: try with fewer at once, or on more cores"
             )
         if self.edge:
             return f"{met}; but they took as long with it, and only just met their deadline"
