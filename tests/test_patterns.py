@@ -169,6 +169,22 @@ def test_a_proxy_that_lets_others_through_is_innocent() -> None:
     assert causes(run(outcomes, spans), alone()) == set()
 
 
+@pytest.mark.parametrize(("fault", "tried"), [("read-timeout", True), ("server-error", False)])
+def test_a_proxy_that_hangs_at_times_is_passed_by_first(fault: str, tried: bool) -> None:
+    """The proxy, or a service behind a sound one: what a service answers is its own."""
+    bad, good = each(4), each(8, "k")
+    spans = [item for name in bad for item in tool(name, 0.0, 2.0, fault=fault)]
+    spans += [item for name in good for item in tool(name, 0.0, 0.1)]
+    for item in spans:
+        if item.kind == "http":
+            item.attributes["playbook.proxied"] = True  # type: ignore[index]
+    said = [Link("httpx.ReadTimeout", "timed out")] if tried else SERVER
+    found = run([outcome(n, said) for n in bad] + [outcome(n) for n in good], spans)
+    ranked = suspects(signs(found), found, evidence(alone(), found))
+    assert (ranked[0].cause == "proxy-misroute") is tried
+    assert ("tool-slow" in {item.cause for item in ranked}) is tried
+
+
 def test_requests_that_are_late_because_calls_failed_inside() -> None:
     late = [item for name in each(5) for item in attempts(name, 3, ok=True)]
     quick = [item for name in each(5, "k") for item in chat(name)]

@@ -318,13 +318,21 @@ def _through_a_proxy(found: Mapping[str, Sign], run: Run, _: Evidence) -> Patter
         for span in run.spans
         if span.kind == "http" and not span.fault and span.attributes.get("playbook.proxied")
     ]
-    if len(through) < FEW or len(through) < 0.8 * len(failed) or len(direct) > len(through):
+    if len(through) < FEW or len(through) < 0.8 * len(failed):
         return None
-    if not kinds & {*PROXY_FAULTS, "deadline"}:
+    at_times = len(direct) > len(through)
+    # What a service answers is no fault of a proxy that lets others' answers through.
+    if not kinds & (
+        {*PROXY_FAULTS, "deadline"} - ({"server-error", "auth"} if at_times else set())
+    ):
         return None
     hosts = ", ".join(sorted({str(span.attributes.get("server.address")) for span in through}))
     text = f"{len(through)} failed calls to {hosts} went to the proxy of the environment"
-    return Pattern("proxy-misroute", (Finding(text, "spans"),))
+    if not at_times:
+        return Pattern("proxy-misroute", (Finding(text, "spans"),))
+    # A proxy that hangs at times, or a service behind a sound one: passing it by tells.
+    text += f"; {len(direct)} others that went there ended well"
+    return Pattern("proxy-misroute", (Finding(text, "spans"),), 0.82)
 
 
 def _out_of_descriptors(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
