@@ -356,6 +356,27 @@ def test_failures_that_nobody_claims_count_where_the_requests_tell_none(tmp_path
     assert "5 of them failures that count for one each" in found.note
 
 
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        (
+            "ERROR celery.redis Error 111 connecting to redis:6379. Connection refused.",
+            "inconclusive",
+        ),
+        ("ERROR opentelemetry Failed to export traces: Connection refused", "healthy"),
+        ("ERROR desk the printer is on fire", "healthy"),
+    ],
+)
+def test_errors_that_no_request_claims_accuse_nobody(
+    tmp_path: Path, line: str, outcome: str
+) -> None:
+    lines = [line_ for n in range(20) for line_ in fine(n)]
+    lines += [f"{stamp(n)} {line}" for n in range(5)]
+    found = verdict(tmp_path, lines)
+    assert (found.outcome, found.cause) == (outcome, "")
+    assert ("5 × connect-refused without a request id" in found.note) is (outcome != "healthy")
+
+
 def test_a_lambda_is_read_with_the_id_that_stands_by_itself(tmp_path: Path) -> None:
     lines = []
     for n in range(12):

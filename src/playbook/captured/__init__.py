@@ -59,6 +59,8 @@ class Captured:
     """What was found (``request``, ``time``, ``duration``, …) and under which name."""
     note: str = ""
     """What could not be known from this file."""
+    unclaimed: Mapping[str, int] = field(default_factory=dict)
+    """Fault classes of failures that carry no request id, where the requests tell of none."""
 
     def levels(self) -> tuple[Level, ...]:
         """Outcomes grouped by the most that ran at once while they did; empty without durations.
@@ -155,7 +157,13 @@ def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> C
         )
     note = "; ".join([*filter(None, [note]), *unread[:3]])
     return Captured(
-        outcomes, tuple(requests.spans), requests.lines, requests.skipped, requests.fields, note
+        outcomes,
+        tuple(requests.spans),
+        requests.lines,
+        requests.skipped,
+        requests.fields,
+        note,
+        requests.unclaimed,
     )
 
 

@@ -31,6 +31,13 @@ _REFERS = re.compile(
 WARNING = ("warn", "warning")
 _MAX_RPM = re.compile(r"\bmax[ _]rpm reached", re.IGNORECASE)
 """CrewAI's words before it sleeps to the end of the minute."""
+_ENDS = frozenset({"deadline", "worker-died", "system-exit", "out-of-memory"})
+"""What ends the requests of a process, or one of them, and knows no id."""
+_BESIDE = re.compile(
+    r"telemetry|otel\b|otlp|\bexport|sentry|posthog|statsd|datadog|metrics|heartbeat|\bcron",
+    re.IGNORECASE,
+)
+"""Work that no request waits for."""
 _SEVERAL = 3
 """Requests that may mention an id before it is nobody's own."""
 _GATEWAYS = (502, 503, 504)
@@ -174,6 +181,8 @@ class Requests:
     fields: dict[str, str] = field(default_factory=dict)
     last: float = 0.0
     """The latest time that any record tells, in seconds since the epoch."""
+    unclaimed: Mapping[str, int] = field(default_factory=dict)
+    """Fault classes of failures that carry no request id, where the requests tell of none."""
     probes: int = 0
     """Records of health checks."""
 
@@ -243,21 +252,22 @@ class Requests:
         return tuple(found), "; ".join(notes)
 
     def _tell_loose(self) -> int:
-        """Failures that nobody claims count as requests, where they are the same beyond chance."""
-        kinds = [classify(record.chain).kind if record.chain else "" for record in self.loose]
-        known = {
-            kind for kind, times in Counter(kinds).items()
-            if times >= _SEVERAL and kind not in ("", "unknown")
-        }  # fmt: skip
+        """Failures that nobody claims: those that end whatever a process was at count for a
+        request each where the requests tell of none; the others are told as `unclaimed`."""
+        told = [
+            (classify(record.chain).kind, record)
+            for record in self.loose
+            if record.chain and record.level in BAD and not _BESIDE.search(record.message)
+        ]
+        kinds = Counter(kind for kind, _ in told if kind != "unknown")
+        self.unclaimed = {kind: times for kind, times in kinds.items() if times >= _SEVERAL}
         if any(each.failed for each in self.by_id.values()):
-            return 0  # the requests tell their own failures; these are likely the same ones
-        told = 0
-        for kind, record in zip(kinds, self.loose, strict=True):
-            if kind in known and record.level in BAD:
-                told += 1
-                self.by_id[f"record-{told}"] = request = Request()
-                request.add(record)
-        return told
+            self.unclaimed = {}  # the requests tell their own failures; these are likely the same
+        ends = [record for kind, record in told if kind in _ENDS & self.unclaimed.keys()]
+        for number, record in enumerate(ends, 1):
+            self.by_id[f"record-{number}"] = request = Request()
+            request.add(record)
+        return len(ends)
 
     def _never_end(self) -> list[Request]:
         """Requests of which nothing is heard any more, long before the log ends, where the others

@@ -50,13 +50,17 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
             for item in suspects(kinds, run, evidence)
         ]
         ranked.sort(key=lambda item: -item.score)
-        told = _deadline(found.outcomes)
-        if told and not (ranked[0].score >= told[0].score and ranked[0].cause != "unknown"):
-            ranked = [*told, *(each for each in ranked if each.cause != told[0].cause)]
+        late = _deadline(found.outcomes)
+        if late and not (ranked[0].score >= late[0].score and ranked[0].cause != "unknown"):
+            ranked = [*late, *(each for each in ranked if each.cause != late[0].cause)]
         note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"
         note += f"; {len(kinds)} failures are too few to accuse anybody"
+    elif found.unclaimed:
+        outcome = "inconclusive"
+        told = ", ".join(f"{times} × {kind}" for kind, times in found.unclaimed.items())
+        note += f"; {told} without a request id: whether requests failed for it is not told"
     if found.skipped:
         note += f"; {found.skipped} of {found.lines} lines could not be read"
     if found.note:
