@@ -1373,3 +1373,20 @@ def test_two_pauses_of_crewais_own_are_enough(name: str, beyond: bool) -> None:
         [span(n, "wait", name, 0.0, 60.0) for n in ("r0", "r1")],
     )
     assert (failing([found]) is found) is beyond
+
+
+@pytest.mark.parametrize(("waited", "named"), [(4.0, True), (0.5, False)])
+def test_a_queue_that_will_be_late_next_is_named_second(waited: float, named: bool) -> None:
+    spans = [
+        item for name in each()
+        for item in [
+            span(name, "wait", "executor queue", 0.0, waited),
+            *chat(name, waited, waited + 1, **({"fault": "server-error"} if name < "r3" else {})),
+        ]
+    ]  # fmt: skip
+    broken = [Link("anthropic.InternalServerError", "Overloaded", 529)]
+    found = run([outcome(n, broken if n < "r3" else (), seconds=waited + 1) for n in each()], spans)
+    ranked = suspects(signs(found), found, evidence(alone(), found, deadline_s=9.0))
+    assert ranked[0].cause == "provider-5xx"
+    assert ("thread-pool-starvation" in {item.cause for item in ranked}) is named
+    assert not named or "wait 4.0 s or more for a thread, of 5.0 s" in repr(ranked[1].evidence)

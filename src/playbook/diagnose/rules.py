@@ -31,6 +31,7 @@ from .facts import (
     seconds_at,
     silent_at_times,
     slow_at_times,
+    split,
 )
 from .patterns import WAITED_OUT, patterns
 
@@ -157,6 +158,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
         findings.setdefault(pattern.cause, [])[:0] = pattern.findings
     _elsewhere(run, evidence, scores, findings)
+    _next(run, evidence, scores, findings)
     alone = evidence.alone
     if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
         # It fails as often without any overlap: what needs overlap is not the cause.
@@ -167,6 +169,22 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         for cause, score in scores.items()
     ]
     return sorted(ranked, key=lambda item: -item.score)
+
+
+def _next(
+    run: Run, evidence: Evidence, scores: dict[str, float], findings: dict[str, list[Finding]]
+) -> None:
+    """What will be late when the first cause is mended: requests that mostly wait for a thread."""
+    cause, spans = "thread-pool-starvation", by_request(run.spans)
+    if evidence.deadline_s is None or cause in scores or not run.outcomes:
+        return
+    waits = [split(o, spans.get(o.request, [])).get("queue", 0.0) for o in run.outcomes]
+    wait, whole = quantile(waits, 0.5), quantile([o.seconds for o in run.outcomes], 0.5)
+    if wait < 0.5 * whole or wait < 0.25 * evidence.deadline_s:
+        return
+    scores[cause] = 0.4
+    text = f"half of the requests wait {wait:.1f} s or more for a thread, of {whole:.1f} s in all"
+    findings[cause] = [Finding(text, "spans")]
 
 
 BUSY = 0.6
