@@ -89,12 +89,13 @@ class Request:
     """When the caller had an answer and how long that took, where one record tells both."""
     hung: bool = False
     warned: bool = False
-    """Its last warning carried an error."""
+    """The last of it was a warning with an error."""
     waits: list[tuple[str, float, float]] = field(default_factory=list)
     """Places where it waited and nothing else was said of it, from when to when."""
 
     def add(self, record: Record) -> None:
         self._wait(record)
+        self.warned = record.level in WARNING and bool(record.chain)
         self.probe |= record.probe
         self.gone |= record.status == _GONE
         self.ended |= record.status is not None or bool(_DONE.search(record.message))
@@ -115,8 +116,7 @@ class Request:
             self.failed = record.status >= 500 or record.status in _FAILING
         elif record.level in WARNING:
             # Tried again, or given up: what comes after it tells.
-            self.failed = None if self.failed is None and record.chain else self.failed
-            self.warned = bool(record.chain)
+            pass
         elif record.chain or record.level in BAD:
             self.failed = True if self.status is None else self.failed
         elif self.failed and self.status is None and _DONE.search(record.message):
