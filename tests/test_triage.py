@@ -30,7 +30,6 @@ PROVEN_BY = {
 }
 
 
-PROVEN_SLOWLY = ("shared-state", "rate-limit", "llm-timeout", "tool-slow")
 SLOW = pytest.mark.slow
 """Left to `make drills`, which triages every drill; the notebooks in CI meet them too."""
 
@@ -47,9 +46,8 @@ def playbook(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["provider-5xx", *(pytest.param(n, marks=SLOW) for n in PROVEN_SLOWLY)]
-)
+@SLOW
+@pytest.mark.parametrize("name", PROVEN_BY)
 def test_each_failing_drill_is_named_and_proven(name: str, tmp_path: Path) -> None:
     out, report = tmp_path / "v.json", tmp_path / "report.html"
     done = playbook(
@@ -96,7 +94,7 @@ def test_a_healthy_crew_is_left_in_peace(name: str, tmp_path: Path) -> None:
         pytest.param("sync_handler.py:handle", marks=SLOW),
         pytest.param("async_handler.py:handle", marks=SLOW),
         "crew_base.py:Desk",
-        "flow.py:DeskFlow",
+        pytest.param("flow.py:DeskFlow", marks=SLOW),
     ],
 )
 def test_every_kind_of_target_is_served(target: str, tmp_path: Path) -> None:
