@@ -322,7 +322,7 @@ def prove(
 
     def counted(some: Run) -> Count:
         if not (most := intervention.most_calls):
-            return count(some, mine, hidden)
+            return count(some, widened(mine, some), hidden)
         many = sum(number > most for number in model_calls(some).values())
         return Count(len(some.outcomes), many)
 
@@ -441,14 +441,19 @@ def asked_to_wait(run: Run) -> float:
 
 
 def count(run: Run, found: set[Sign], hidden: bool) -> Count:
-    """Requests of `run` with one of these fingerprints, of all that were served.
-
-    A late request is a late one, whatever its time went to this time.
-    """
+    """Requests of `run` with one of these fingerprints, of all that were served."""
     kinds = {**masked(run), **signs(run)} if hidden else signs(run)
-    late = any(sign.kind == "deadline" for sign in found)
-    hit = sum(sign in found or (late and sign.kind == "deadline") for sign in kinds.values())
-    return Count(len(run.outcomes), hit)
+    return Count(len(run.outcomes), sum(sign in found for sign in kinds.values()))
+
+
+def widened(found: set[Sign], run: Run) -> set[Sign]:
+    """With all places at which requests of a run are late, where `found` holds late ones.
+
+    A late request counts against an intervention, whatever its time went to this time.
+    """
+    if all(sign.kind != "deadline" for sign in found):
+        return found
+    return found | {sign for sign in signs(run).values() if sign.kind == "deadline"}
 
 
 def steady(during: Run, alone: Run | None) -> bool:
