@@ -1389,7 +1389,11 @@ def test_a_queue_that_will_be_late_next_is_named_second(waited: float, named: bo
     ]  # fmt: skip
     broken = [Link("anthropic.InternalServerError", "Overloaded", 529)]
     found = run([outcome(n, broken if n < "r3" else (), seconds=waited + 1) for n in each()], spans)
-    ranked = suspects(signs(found), found, evidence(alone(), found, deadline_s=9.0))
+    quiet = alone()
+    quiet.outcomes[:4] = [
+        replace(it, ok=False, fault=classify(broken)) for it in quiet.outcomes[:4]
+    ]
+    ranked = suspects(signs(found), found, evidence(quiet, found, deadline_s=9.0))
     assert ranked[0].cause == "provider-5xx"
     assert ("thread-pool-starvation" in {item.cause for item in ranked}) is named
     assert not named or "wait 4.0 s or more for a thread, of 5.0 s" in repr(ranked[1].evidence)

@@ -158,12 +158,12 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
         findings.setdefault(pattern.cause, [])[:0] = pattern.findings
     _elsewhere(run, evidence, scores, findings)
-    _next(run, evidence, scores, findings)
     alone = evidence.alone
     if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
         # It fails as often without any overlap: what needs overlap is not the cause.
         for cause in NEED_OVERLAP & set(scores):
             scores[cause] *= 0.3
+    _next(run, evidence, scores, findings)
     ranked = [
         Suspect(cause, layer_of(cause), round(min(score, 0.85), 3), tuple(findings[cause]))
         for cause, score in scores.items()
