@@ -251,6 +251,24 @@ def test_a_case_goes_on_without_repeating_the_sweep(make: Make) -> None:
     assert service.calls == calls
 
 
+def test_a_case_that_goes_on_knows_its_target_before_it_judges(make: Make) -> None:
+    """Whether a loop can be held at all is a matter of the target, and not of its evidence."""
+
+    async def holds(inputs: dict[str, Any]) -> str:
+        await asyncio.sleep(0)  # all of them have begun
+        threading.Event().wait(0.4)  # and each holds the loop that they share
+        return f"served {inputs['question']}"
+
+    options: dict[str, Any] = {"deadline": 1.0, "requests_per_level": 6, "levels": (1, 6)}
+    first = make(holds, **options)
+    first.sweep()
+    first.isolate()
+    first.close()
+    again = make(holds, **options)
+    assert again.verdict().cause == "event-loop-blocked"
+    assert again.bench.is_async
+
+
 def test_a_case_goes_on_with_the_very_runs_of_its_sweep(make: Make) -> None:
     first = make(Service(), requests_per_level=5)
     first.sweep()

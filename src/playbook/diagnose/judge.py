@@ -103,6 +103,10 @@ def judge(case: Case) -> Verdict:
     try:
         if case.step("ladder") is None:
             case.isolate()
+        if not case.bench.kind:
+            # A case that goes on: this process has seen nothing of the target yet, neither
+            # whether it is asynchronous nor what its tools answer.
+            case.bench.run("warm-up", 1, 1, text="one request, to know the target again")
         if outside.seen(run):
             _alone_again(case, runs, run)
         evidence = evidence_of(case, runs)
