@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from playbook import lab
@@ -231,7 +232,9 @@ def desk(provider: lab.Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             stdout=(folder / "log").open("w"),
             stderr=subprocess.STDOUT,
         )
-    yield f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{port}"
+    httpx.get(f"{url}/openapi.json", timeout=120)  # crewai is imported before it answers
+    yield url
     process.kill()
     process.wait()
 
