@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from playbook.inject import Plan
 from playbook.model import Ladder, Link, Outcome, Rung, Span, Sweep
 from playbook.runner import Run
 from playbook.stats import quantile
+from playbook.sweep import row
 from playbook.target import error_in, shortened
 
 CHANCE = random.Random(7)
@@ -305,3 +307,30 @@ def test_a_server_that_stands_still_is_slow_however_few_calls_meet_it() -> None:
     assert quantile(waited(quick), 0.5) == pytest.approx(0.007)
     assert quantile(waited([9.0, *quick]), 0.5) > 3.0
     assert quantile(waited([0.3, *quick]), 0.5) == pytest.approx(0.007)
+
+
+@pytest.mark.parametrize(("ill_alone", "cause"), [(4, "provider-5xx"), (0, "provider-rate-limit")])
+def test_whether_load_matters_is_measured_before_it_is_judged(ill_alone: int, cause: str) -> None:
+    """None of five alone is no surprise where one in eight fails at any load."""
+    from playbook.diagnose.judge import _alone_again
+
+    def run(count: int, bad: int, width: int, prefix: str) -> Run:
+        return served([Ask(500)] * bad + [OK] * (count - bad), width, prefix)
+
+    asked: list[tuple[int, int]] = []
+
+    def serve(_: str, count: int, width: int, *, text: str) -> Run:
+        asked.append((count, width))
+        return run(count, ill_alone, width, "again")
+
+    kept: dict[str, Any] = {"sweep": Sweep((row(run(5, 0, 1, "a")),))}
+    case: Any = SimpleNamespace(
+        bench=SimpleNamespace(run=serve), step=kept.get, finish=kept.__setitem__
+    )
+    alone, crowd = run(5, 0, 1, "a"), run(24, 3, 10, "m")
+    _alone_again(case, [alone, crowd], crowd)
+    ((count, width),) = asked
+    assert (count + 5, width) == (23, 1), "so many that none of them would be beyond chance"
+    assert kept["sweep"].levels[0].attempts == 23 == len(alone.outcomes)
+    ranked = suspects(signs(crowd), crowd, Evidence(kept["sweep"], [alone, crowd]))
+    assert ranked[0].cause == cause
