@@ -10,21 +10,20 @@ from typing import Any
 
 from . import fields
 
-_ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _COMPOSE = re.compile(r"([\w.-]{1,80}) +\| ?(.*)", re.S)
 _KUBECTL = re.compile(r"\[(pod/[^\]]{1,120})\] ?(.*)", re.S)
-_CRI = re.compile(rf"({_ISO}) (stdout|stderr) ([FP]) (.*)", re.S)
-_AWS = re.compile(rf"({_ISO}) (\d{{4}}/\d\d/\d\d/\[[^\]]+\]\w+) (.*)", re.S)
+_CRI = re.compile(rf"({fields.ISO}) (stdout|stderr) ([FP]) (.*)", re.S)
+_AWS = re.compile(rf"({fields.ISO}) (\d{{4}}/\d\d/\d\d/\[[^\]]+\]\w+) (.*)", re.S)
 _SYSLOG = re.compile(r"(.{10,60}?) ([\w./-]{1,60}\[\d+\]): ?(.*)", re.S)
-_STAMPED = re.compile(rf"({_ISO}) (.*)", re.S)
+_STAMPED = re.compile(rf"({fields.ISO}) (.*)", re.S)
 _STERN = re.compile(r"((?:[a-z0-9]+-)+[a-z0-9]{3,10}) ([a-z][\w-]*) (.*)", re.S)
 _GOES_ON = re.compile(
     r"[ \t]|Traceback \(|During handling of the above|The above exception was"
     r"|[\w.]+(?:Error|Exception|Timeout|Exit|Interrupt)\b"
 )
 """How the lines of a traceback begin."""
-_OWN_STAMP = re.compile(rf"\W{{0,2}}(?:{_ISO}|\d\d:\d\d:\d\d)")
+_OWN_STAMP = re.compile(rf"\W{{0,2}}(?:{fields.ISO}|\d\d:\d\d:\d\d)")
 _SAMPLE = 400
 _MOST_PODS = 40
 
@@ -164,8 +163,3 @@ def _holds_a_record(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(inner, dict) and len(inner) > 1
-
-
-def goes_on(text: str) -> bool:
-    """Is this how a line of a traceback begins?"""
-    return bool(_GOES_ON.match(text))

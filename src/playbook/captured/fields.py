@@ -37,6 +37,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What is looked for, with its names in order of preference, spelled without ``_ - . @``."""
 
+ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
+"""A date and time as the lines of a log carry it (a pattern)."""
+
 # Ids that belong to the machinery and differ between any two lines, or that name the request.
 _NOT_SCOPE = frozenset(NAMES["request"]) | frozenset(
     _names(

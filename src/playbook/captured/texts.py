@@ -11,12 +11,11 @@ from . import calls, fields
 from .requests import BAD, Record, Requests
 from .told import GAVE_UP, HUNG_UP, of_the_memory
 
-_ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
 CLF = re.compile(r"\S+ \S+ \S+ \[(\d\d/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] ")
 """The beginning of a line of an access log (Apache, nginx, gunicorn)."""
 STAMP = re.compile(
-    rf"^\W{{0,2}}({_ISO})"
-    rf"|^\[?\w[\w.]*\]? (?:\d+ +-? *)?({_ISO})"  # "[Nest] 18  - 2026-…", "https 2026-…"
+    rf"^\W{{0,2}}({fields.ISO})"
+    rf"|^\[?\w[\w.]*\]? (?:\d+ +-? *)?({fields.ISO})"  # "[Nest] 18  - 2026-…", "https 2026-…"
     r"|^\W{0,2}(?=(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b)",
     re.IGNORECASE,
 )
@@ -113,10 +112,11 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
 
 
 _ALB = re.compile(
-    rf"(?:https?|h2|grpcs?|wss?) ({_ISO}) \S+ \S+ \S+ (-?[\d.]+) (-?[\d.]+) (-?[\d.]+) (\d{{3}}) "
+    rf"(?:https?|h2|grpcs?|wss?) ({fields.ISO}) \S+ \S+ \S+"
+    r" (-?[\d.]+) (-?[\d.]+) (-?[\d.]+) (\d{3}) "
 )
 """A line of an AWS load balancer: three durations (s, -1 for none), and its status."""
-_CREATED = re.compile(rf" ({_ISO}) \"")
+_CREATED = re.compile(rf" ({fields.ISO}) \"")
 _ROOT = re.compile(r"Root=([\w-]{8,80})")
 
 

@@ -383,9 +383,13 @@ def most_at_once(spans: Sequence[Span]) -> int:
 
     Where many kickoffs begin at once, CrewAI's lock lets their calls out one by one.
     """
-    calls = model_attempts(spans)
     crews = [span for span in spans if span.kind == "crew"]
-    each = (*by_request(calls).values(), *by_request(crews).values())
+    return max(widest(model_attempts(spans)), widest(crews))
+
+
+def widest(spans: Iterable[Span]) -> int:
+    """The most of these spans that one request had open at one moment."""
+    each = by_request(spans).values()
     return max((most_open((span.start, span.end) for span in own) for own in each), default=0)
 
 

@@ -19,7 +19,7 @@ from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from .crossings import crossings
-from .facts import Evidence, Sign, by_request, grows, place
+from .facts import Evidence, Sign, grows, place, widest
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
@@ -455,17 +455,6 @@ def _tried_inside(found: Mapping[str, Sign], run: Run) -> list[Finding]:
 # --- the service's own log -------------------------------------------------------------------
 
 
-def _at_once(spans: Sequence[Span]) -> int:
-    """The most model calls of one request that were open at one moment, by its log."""
-    calls = [span for span in spans if span.kind in ("llm", "http")]
-    edges = sorted(edge for span in calls for edge in ((span.start, 1), (span.end, -1)))
-    now = most = 0
-    for _, step in edges:
-        now += step
-        most = max(most, now)
-    return most
-
-
 def _logged(
     logged: Mapping[str, Sign], found: Mapping[str, Sign], evidence: Evidence
 ) -> list[tuple[str, float, Finding]]:
@@ -477,7 +466,7 @@ def _logged(
         return []
     kind, times = Counter(each.kind for each in known.values()).most_common(1)[0]
     text = f"the log has {times} of {len(found)} failing requests by their id: {kind} inside"
-    wide = max((_at_once(own) for own in by_request(evidence.logged).values()), default=0)
+    wide = widest(span for span in evidence.logged if span.kind in ("llm", "http"))
     if wide >= MANY:
         more = f"{text}; one request opens {wide} model calls at once"
         return [("unbounded-parallelism", 0.85, Finding(more, "logs"))]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..model import Fault, Finding, Suspect
 from ..runner import Run
-from ..stats import most_open, quantile
+from ..stats import quantile
 from ..sweep import FULL
 from . import catalogue, outside
 from .crossings import crossings
@@ -32,6 +32,7 @@ from .facts import (
     silent_at_times,
     slow_at_times,
     split,
+    widest,
 )
 from .patterns import WAITED_OUT, patterns
 
@@ -287,8 +288,7 @@ def _own_call(sign: Sign, run: Run) -> Named:
         f"{times:.2f} s at the median; its model has no part in them",
         "spans",
     )
-    each = by_request(calls).values()
-    burst = max((most_open((span.start, span.end) for span in own) for own in each), default=0)
+    burst = widest(calls)
     if burst >= _BURST and sign.kind in BURST_FAULTS:
         many = Finding(f"one request opens {burst} of them at once", "spans")
         return [("unbounded-parallelism", 0.8, [many, text]), ("tool-error", 0.5, [text])]
