@@ -364,6 +364,7 @@ def test_failures_that_nobody_claims_count_where_the_requests_tell_none(tmp_path
             "inconclusive",
         ),
         ("ERROR opentelemetry Failed to export traces: Connection refused", "healthy"),
+        ("ERROR sentry could not send the event: Connection refused", "healthy"),
         ("ERROR desk the printer is on fire", "healthy"),
     ],
 )
