@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from playbook import lab, runner, target
+from playbook.nursery import Nursery
 from playbook.worker import QUIET
 
 OUTSIDE = dict(os.environ)
@@ -75,7 +76,7 @@ def no_network(provider: lab.Lab) -> dict[str, str]:
 class Starter:
     """Fresh starts of any target, forked from one process that has crewai imported."""
 
-    def __init__(self, nursery: runner.Nursery) -> None:
+    def __init__(self, nursery: Nursery) -> None:
         self.nursery = nursery
         self.workers: list[runner.Worker] = []
 
@@ -90,9 +91,9 @@ class Starter:
 @pytest.fixture(scope="session")
 def _nursery(
     tmp_path_factory: pytest.TempPathFactory, no_network: dict[str, str]
-) -> Iterator[runner.Nursery]:
+) -> Iterator[Nursery]:
     folder = tmp_path_factory.mktemp("nursery")
-    nursery = runner.Nursery(
+    nursery = Nursery(
         target.Spec("", "python"), folder / "storage", folder / "nursery.log", env=no_network
     )
     yield nursery
@@ -100,7 +101,7 @@ def _nursery(
 
 
 @pytest.fixture
-def start(_nursery: runner.Nursery) -> Iterator[Starter]:
+def start(_nursery: Nursery) -> Iterator[Starter]:
     """`start("file.py:name")` is a worker with that target; it ends with the test."""
     starter = Starter(_nursery)
     yield starter

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from conftest import Starter
 
-from playbook import inject, lab, load, prompts, runner, target
+from playbook import inject, lab, load, prompts, target
 from playbook.diagnose.facts import masked
 from playbook.errors import TRANSIENT
 from playbook.inject import Plan
+from playbook.nursery import Nursery
 from playbook.observe.attempt import is_answer
 
 EXTRA = Path(__file__).parent / "targets_extra"
@@ -638,7 +639,7 @@ def test_a_name_that_nobody_knows_stays_unknown(use: Any, monkeypatch: pytest.Mo
 def test_storage_that_cannot_be_written_fails_here_as_it_does_there(
     tmp_path: Path, no_network: dict[str, str]
 ) -> None:
-    nursery = runner.Nursery(
+    nursery = Nursery(
         target.parse(f"{EXTRA / 'crews.py'}:sync"),
         tmp_path / "storage",
         tmp_path / "log",

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from conftest import KEY, Starter
 
-from playbook import lab, runner
+from playbook import lab
 from playbook.model import Span
+from playbook.nursery import Nursery
 from playbook.target import Spec
 
 pytestmark = pytest.mark.e2e
@@ -28,7 +29,7 @@ def start_here(
     folder = tmp_path_factory.mktemp("libraries")
     places = provider.places()
     env = {**no_network, "TLS_URL": places["tls"], "TLS_CA": places["ca"]}
-    nursery = runner.Nursery(Spec("", "python"), folder / "s", folder / "log", env=env)
+    nursery = Nursery(Spec("", "python"), folder / "s", folder / "log", env=env)
     starter = Starter(nursery)
     yield starter
     for worker in starter.workers:

@@ -237,12 +237,13 @@ def test_the_worker_ends_with_the_kit(
     kit = f"""
 import sys
 from pathlib import Path
-from playbook import runner, target
-nursery = runner.Nursery(
+from playbook import target
+from playbook.nursery import Nursery
+nursery = Nursery(
     target.parse({f"{PLAIN}:one"!r}), Path({str(tmp_path / "s")!r}), Path({str(tmp_path / "log")!r})
 )
 worker = nursery.worker()
-worker.on_message = lambda message: print(worker.pid, nursery._process.pid, flush=True)
+worker.on_message = lambda message: print(worker.pid, nursery.pid, flush=True)
 worker.run([{ASK!r}], 1)
 """
     before = provider.stats()["calls"]
@@ -263,12 +264,13 @@ worker.run([{ASK!r}], 1)
 
 
 def test_an_interpreter_without_crewai_is_told_in_one_line(tmp_path: Path) -> None:
-    from playbook import runner, target
+    from playbook import target
+    from playbook.nursery import Nursery
 
     blocker = tmp_path / "site"
     blocker.mkdir()
     source(blocker, "raise ImportError('crewai is not here')\n", "crewai.py")
-    nursery = runner.Nursery(
+    nursery = Nursery(
         target.parse(f"{PLAIN}:quiet"),
         tmp_path / "storage",
         tmp_path / "log",

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from playbook import inject, lab, runner, target, worker
+from playbook import inject, lab, target, worker
+from playbook.nursery import Nursery
 
 EXTRA = Path(__file__).parent / "targets_extra"
 KIT_ONLY = ("pandas", "scipy", "typer", "rich", "matplotlib", "jinja2", "ipywidgets", "tenacity")
@@ -93,9 +94,9 @@ def bare_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bare(
     bare_environment: Path, tmp_path_factory: pytest.TempPathFactory, no_network: dict[str, str]
-) -> Iterator[runner.Nursery]:
+) -> Iterator[Nursery]:
     folder = tmp_path_factory.mktemp("storage")
-    nursery = runner.Nursery(
+    nursery = Nursery(
         target.parse(f"{EXTRA / 'crews.py'}:sync"),
         folder,
         folder / "log",
@@ -108,7 +109,7 @@ def bare(
 
 @pytest.mark.e2e
 def test_a_request_succeeds_and_is_seen_with_what_crewai_brings(
-    bare: runner.Nursery, provider: lab.Lab
+    bare: Nursery, provider: lab.Lab
 ) -> None:
     before = provider.stats()["calls"]
     started = bare.worker()
@@ -124,7 +125,7 @@ def test_a_request_succeeds_and_is_seen_with_what_crewai_brings(
 
 @pytest.mark.e2e
 def test_the_blocker_would_have_been_noticed(
-    bare: runner.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bare: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "asks.py"
     file.write_text(

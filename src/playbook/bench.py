@@ -20,7 +20,8 @@ from . import canary, local
 from .errors import classify
 from .inject import RETRY_LIMIT, Plan
 from .model import Cost, Link, Outcome, Progress
-from .runner import Nursery, Run, Worker
+from .nursery import Nursery
+from .runner import Run, Worker
 from .target import Spec
 
 if TYPE_CHECKING:

@@ -8,25 +8,20 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import canary
-from .errors import classify, hide_environment
+from .errors import classify
 from .inject import Plan
 from .model import Fault, Link, Outcome, Span
-from .target import Spec, TargetError
-from .worker import QUIET
+from .target import TargetError
 
 OUTPUT_BYTES = 2_000_000
 """How much of a target's own output is kept; the rest is counted."""
@@ -84,137 +79,6 @@ class Run:
             self.stats[name] = known + value if name in SUMS else max(known, value)
         self.hung |= other.hung
         self.died = self.died or other.died
-
-
-def _unwritable(extra: Mapping[str, str], directory: str) -> str:
-    """Where CrewAI would keep its databases, if nothing can be written there."""
-    import appdirs
-
-    from .audit import environment
-
-    asked = {**os.environ, **extra}.get("CREWAI_STORAGE_DIR") or Path(
-        directory or "."
-    ).resolve().name
-    folder = str(appdirs.user_data_dir(asked, "CrewAI"))  # what CrewAI itself makes of it
-    return folder if environment.unwritable(folder) else ""
-
-
-class Nursery:
-    """The process that has crewai imported and forks workers on demand."""
-
-    def __init__(
-        self, spec: Spec, storage: Path, log: Path, *, python: str = "", env: Mapping[str, str] = {}
-    ) -> None:
-        self.spec = spec
-        self.storage = storage
-        self.log = log
-        self.extra = dict(env)
-        self.unwritable = _unwritable(self.extra, spec.directory)
-        """The target's own storage directory, where it cannot be written, or empty.
-
-        Then the target keeps it, to fail as it does where it is deployed; anything else
-        it would write goes to a directory of the case."""
-        hide_environment(self.extra)
-        ours, theirs = socket.socketpair()
-        theirs.set_inheritable(True)
-        self._lock = threading.Lock()
-        self._count = 0
-        self._ready = False
-        self._socket = ours
-        self._lines = ours.makefile("rb")
-        storage.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **os.environ,
-            **self.extra,
-            **QUIET,
-            "CREWAI_STORAGE_DIR": str(storage / "import"),
-        }
-        # By its place, as it was named here: the worker starts in a directory of the target's.
-        python = str(Path(python).absolute()) if os.sep in python else python
-        try:
-            with log.open("ab") as out:
-                self._process = subprocess.Popen(
-                    [
-                        python or sys.executable,
-                        str(Path(__file__).with_name("worker.py")),
-                        str(theirs.fileno()),
-                        spec.kind,
-                    ],
-                    pass_fds=(theirs.fileno(),),
-                    stdin=subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env=environment,
-                    cwd=spec.directory or None,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            self._lines.close()
-            ours.close()
-            raise TargetError(
-                f"the interpreter {python or sys.executable} cannot be started in "
-                f"{spec.directory or Path.cwd()}: {error.strerror}"
-            ) from None
-        finally:
-            theirs.close()
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._lines.readline()
-        if not line:
-            raise TargetError(
-                f"the target's process ended before it was ready; its output is in {self.log}"
-            )
-        return dict(json.loads(line))
-
-    def worker(self) -> Worker:
-        """A fresh start of the target. Raises TargetError if it cannot be loaded."""
-        with self._lock:
-            if not self._ready:
-                first = self._answer()
-                if "error" in first:
-                    raise TargetError(str(first["error"]))
-                self._ready = True
-            self._count += 1
-            storage = self.storage / f"worker-{self._count}"
-            storage.mkdir(parents=True, exist_ok=True)
-            pipes = os.pipe(), os.pipe(), os.pipe()
-            (command_in, command_out), (evidence_in, evidence_out), (output_in, output_out) = pipes
-            message = {
-                "spec": asdict(self.spec),
-                "env": {**self.extra, "CREWAI_STORAGE_DIR": self.unwritable or str(storage)},
-            }
-            socket.send_fds(
-                self._socket,
-                [json.dumps(message).encode()],
-                [command_in, evidence_out, output_out],
-            )
-            pid = int(self._answer()["pid"])
-        for fd in (command_in, evidence_out, output_out):
-            os.close(fd)
-        worker = Worker(pid, command_out, evidence_in, self._ended)
-        threading.Thread(
-            target=_keep_output, args=(output_in, self.log), name="output", daemon=True
-        ).start()
-        worker.load()
-        return worker
-
-    def _ended(self, pid: int) -> int:
-        """The exit status of a worker that is gone; negative for a signal."""
-        with self._lock:
-            try:
-                self._socket.sendall(json.dumps({"wait": pid}).encode())
-                return int(self._answer()["status"])
-            except (OSError, TargetError):
-                return 0
-
-    def close(self) -> None:
-        self._lines.close()
-        self._socket.close()
-        if self._process.poll() is None:
-            self._process.terminate()
-        self._process.wait()
-        # CrewAI keeps the whole text of inputs and answers there, which is no evidence.
-        shutil.rmtree(self.storage, ignore_errors=True)
 
 
 class Worker:
@@ -590,7 +454,7 @@ def _span(message: dict[str, Any]) -> Span:
     return Span(**{name: message[name] for name in names})
 
 
-def _keep_output(source: int, log: Path) -> None:
+def keep_output(source: int, log: Path) -> None:
     """Keep the first part of the target's output; drain the rest so that it never blocks."""
     from .errors import redact
 

@@ -3,7 +3,7 @@
 This file is started by path, with any interpreter that has crewai: it makes the
 `playbook` package importable by itself and adds nothing else to the user's
 environment. It imports crewai once (5 s) and then, each time it is asked, forks
-a worker, which is a fresh start within a moment. Commands come in and evidence
+a worker, which is a fresh start of any target within a moment. Commands come in and evidence
 goes out as JSON lines on pipes of their own, so that a target may print, close
 or replace its standard streams as it likes.
 """
@@ -66,8 +66,14 @@ def nursery(channel: socket.socket, crews: bool = True) -> None:
 
     A request is one JSON line with three descriptors: commands in, evidence out,
     the target's output. ``{"wait": pid}`` answers with how that worker ended.
+    An answer carries the `number` of its request.
     """
     import importlib
+    import shutil
+    import tempfile
+
+    # What crewai makes when it is imported belongs to no target.
+    folder = os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(prefix="playbook-import-")
 
     try:
         if crews:
@@ -89,13 +95,14 @@ def nursery(channel: socket.socket, crews: bool = True) -> None:
     while True:
         data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 3)
         if not data:
+            shutil.rmtree(folder, ignore_errors=True)
             return
         asked = json.loads(data)
+        answer = {"number": asked["number"]}
         if "wait" in asked:
             _, status = os.waitpid(asked["wait"], 0)
-            channel.sendall(
-                json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode() + b"\n"
-            )
+            answer["status"] = os.waitstatus_to_exitcode(status)
+            channel.sendall(json.dumps(answer).encode() + b"\n")
             continue
         pid = os.fork()
         if pid == 0:
@@ -103,7 +110,7 @@ def nursery(channel: socket.socket, crews: bool = True) -> None:
             _become_worker(asked, *fds)
         for fd in fds:
             os.close(fd)
-        channel.sendall(json.dumps({"pid": pid}).encode() + b"\n")
+        channel.sendall(json.dumps({**answer, "pid": pid}).encode() + b"\n")
 
 
 def _become_worker(asked: dict[str, Any], commands: int, evidence: int, output: int) -> None:
@@ -115,7 +122,7 @@ def _become_worker(asked: dict[str, Any], commands: int, evidence: int, output: 
         os.dup2(output, 2)
         os.close(output)
         os.environ.update(asked["env"])
-        for name in asked.get("unset", ()):
+        for name in asked["unset"]:
             os.environ.pop(name, None)
         os.chdir(asked["spec"]["directory"])
         for fd in (commands, evidence):

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import runner
+from ..nursery import Nursery
+from ..runner import Worker
 from ..target import TargetError
 from .parts import Hidden
 
@@ -29,9 +30,9 @@ BATCH = 500
 class _Station:
     """What one Dask worker holds for one fleet."""
 
-    nursery: runner.Nursery
+    nursery: Nursery
     folder: Path
-    workers: dict[str, runner.Worker] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
 
 
 _stations: dict[str, _Station] = {}
@@ -58,7 +59,7 @@ def open_(fleet: str, target: Hidden) -> None:
     with _opening:
         if fleet not in _stations:
             folder = Path(tempfile.mkdtemp(prefix="playbook-fleet-"))
-            nursery = runner.Nursery(
+            nursery = Nursery(
                 spec, folder / "storage", folder / "target.log", python=python, env=env
             )
             _stations[fleet] = _Station(nursery, folder)
