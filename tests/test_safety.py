@@ -229,7 +229,7 @@ def test_what_a_target_prints(tmp_path: Path) -> None:
     assert key.count("\n") == 3
     os.write(write_end, f"before\n{key}\nafter sk-{WORD}\n".encode())
     os.close(write_end)
-    runner._keep_output(read_end, log)
+    runner.keep_output(read_end, log)
     text = log.read_text()
     assert not leaks(text)
     assert text.startswith("before\n")
