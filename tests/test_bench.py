@@ -302,10 +302,14 @@ def test_inputs_are_taken_in_turn_and_are_copies() -> None:
     given_ = ({"q": "a"}, {"q": "b"}, None)
     nursery = FakeNursery()
     bench = build(Settings(inputs=given_), nursery)
-    bench.run("sweep", 2, 1)
-    bench.run("sweep", 3, 1)
+    for _ in range(3):
+        bench.run("sweep", 4, 1)
     served = [item for worker in nursery.workers for inputs, *_ in worker.runs for item in inputs]
-    assert served == [{"q": "a"}, {"q": "b"}, None, {"q": "a"}, {"q": "b"}]
+    rounds = [served[at : at + 3] for at in range(0, 12, 3)]
+    assert rounds[0] == [{"q": "a"}, {"q": "b"}, None]
+    for each in rounds:  # each input has its turn before one comes again
+        assert all(item in each for item in given_)
+    assert any(each != rounds[0] for each in rounds)  # and not always in the same place
     assert served[0] is not given_[0]
 
 

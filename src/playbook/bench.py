@@ -7,6 +7,7 @@ handful of requests, keeps the evidence, and can be stopped.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -355,8 +356,9 @@ class Bench:
         self.keep(number, step, meta)
         try:
             with self._at_work():
+                given, items = self._inputs(count)
                 run = worker.run(
-                    self._inputs(count),
+                    given,
                     concurrency,
                     plan,
                     limit_s=self._limit(plan),
@@ -365,6 +367,7 @@ class Bench:
                     stopped=lambda: self.stopped or self.seconds_left <= 0,
                     identifiers=self.identifiers,
                     marks=self.marks,
+                    items=[] if plan.alike else items,
                 )
         finally:
             self._meet(worker)
@@ -445,11 +448,23 @@ class Bench:
     def _meet(self, worker: Worker) -> None:
         self.known = list(dict.fromkeys([*self.known, *worker.components]))
 
-    def _inputs(self, count: int) -> list[dict[str, Any] | None]:
+    def _inputs(self, count: int) -> tuple[list[dict[str, Any] | None], list[int]]:
+        """The next of the given inputs, and which of them they are.
+
+        Each has its turn before one comes again, and then in another order: what fails
+        by its place in a burst must not look as if it failed by its input.
+        """
         given = self.settings.inputs
-        chosen = [given[(self._turn + index) % len(given)] for index in range(count)]
+        chosen = []
+        for turn in range(self._turn, self._turn + count):
+            round_, place = divmod(turn, len(given))
+            order = list(range(len(given)))
+            if round_:
+                random.Random(round_).shuffle(order)
+            chosen.append(order[place])
         self._turn += count
-        return [None if item is None else dict(item) for item in chosen]
+        inputs = [None if (item := given[place]) is None else dict(item) for place in chosen]
+        return inputs, [place + 1 for place in chosen] if len(given) > 1 else []
 
     def _deadline(self, plan: Plan) -> float | None:
         """Seconds that the platform gives a request under this plan; None: no deadline."""

@@ -36,6 +36,8 @@ class Job:
     inputs: dict[str, Any] | None
     marks: tuple[str, ...] = ()
     """Values of its inputs that no other request has (see `canary.marks`)."""
+    item: int = 0
+    """Which of the given inputs they are, from 1; 0 if there is but one."""
 
 
 watching: process.Watch | None = None
@@ -234,6 +236,7 @@ def _request(job: Job, emit: record.Emit, fails_from: int = 500) -> Iterator[Cal
                     "t": "outcome",
                     "request": job.id,
                     "canary": job.canary,
+                    "item": job.item,
                     "ok": not chain,
                     "start": start,
                     "end": end,

@@ -138,6 +138,8 @@ class Outcome:
     """Fault classes that happened inside and were hidden from the caller."""
     overran: bool = False
     """It took longer than the platform's deadline."""
+    item: int = 0
+    """Which of the given inputs it had, from 1; 0 if there is but one."""
 
     @property
     def seconds(self) -> float:

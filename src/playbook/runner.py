@@ -174,6 +174,7 @@ class Worker:
         stopped: Callable[[], bool] = lambda: False,
         identifiers: bool = False,
         marks: bool = True,
+        items: Sequence[int] = (),
     ) -> Run:
         """Serve one request for each item of `inputs`, `concurrency` at a time.
 
@@ -181,7 +182,8 @@ class Worker:
         happens for so long, hangs: the worker is killed, and the open requests count as
         hung. After `most_s` seconds the run is cut, and what is open counts for nothing.
         `{canary}` and free text in the inputs carry each request's canary
-        (`identifiers`: other strings too); `marks` tell different inputs apart.
+        (`identifiers`: other strings too); `marks` tell different inputs apart, and
+        `items` says which of the case's inputs each one is.
         """
         jobs: list[dict[str, Any]] = []
         if plan.alike:
@@ -207,6 +209,7 @@ class Worker:
                     if item is None
                     else canary.plant(dict(item), token, identifiers=carry),
                     "marks": own[json.dumps(item, default=str)],
+                    "item": items[number] if items else 0,
                 }
             )
         run = Run(concurrency, plan)
@@ -242,9 +245,17 @@ class Worker:
             )
             fault = Fault(kind, "platform", text, False, chain=(Link(kind, text),))
             now = time.time()
-            by_id = {job["id"]: job["canary"] for job in jobs}
+            by_id = {job["id"]: job for job in jobs}
             run.outcomes += [
-                Outcome(request, by_id[request], False, start, now, fault)
+                Outcome(
+                    request,
+                    by_id[request]["canary"],
+                    False,
+                    start,
+                    now,
+                    fault,
+                    item=by_id[request]["item"],
+                )
                 for request, start in began.items()
             ]
         return run
@@ -446,6 +457,7 @@ def _outcome(
         foreign=tuple(canaries[token] for token in message["foreign"] if token in canaries),
         masked=tuple(message["faults"]) if message["ok"] else (),
         overran=deadline_s is not None and seconds > deadline_s,
+        item=message.get("item", 0),
     )
 
 

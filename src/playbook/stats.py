@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from .model import Count
 
 CONFIDENCE = 0.95
+DRAWS = 4000
 
 
 def wilson(count: Count) -> tuple[float, float]:
@@ -32,6 +33,23 @@ def fell(before: Count, after: Count) -> float:
         [after.failures, after.attempts - after.failures],
     ]
     return float(fisher_exact(np.array(table), alternative="greater").pvalue)
+
+
+def uneven(groups: Sequence[Count]) -> float:
+    """p-value that all groups fail at one rate: Pearson's chi-square of the table, against tables
+    of the same margins drawn at random (Monte Carlo, as Hope 1968; small counts need no care)."""
+    import numpy as np
+
+    attempts = np.array([group.attempts for group in groups])
+    failures = np.array([group.failures for group in groups])
+    total = int(failures.sum())
+    if len(groups) < 2 or not 0 < total < attempts.sum():
+        return 1.0
+    expected = attempts * total / attempts.sum()
+    tables = np.random.default_rng(0).multivariate_hypergeometric(attempts, total, size=DRAWS)
+    found, *drawn = ((np.vstack([failures, tables]) - expected) ** 2 / expected).sum(axis=1)
+    as_far = sum(other >= found - 1e-9 for other in drawn)
+    return float(1 + as_far) / (1 + DRAWS)
 
 
 def slower(before: Sequence[float], after: Sequence[float]) -> float:

@@ -18,6 +18,7 @@ from ..stats import attempts_needed, quantile, wilson
 from ..sweep import FULL, row
 from . import outside
 from .facts import STALLS, Evidence, Sign, fingerprints, masked, signs
+from .inputs import which_inputs
 from .leak import leak, suspected
 from .prove import Intervention, Trial, interventions, prove, steady
 from .rules import layer_of, proven, refuted, suspects
@@ -119,6 +120,8 @@ def judge(case: Case) -> Verdict:
         note = "the budget was spent before an intervention could prove it"
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
     ranked.sort(key=lambda item: -item.score)
+    if ranked and (uneven_ := which_inputs(evidence_of(case, runs).runs)):
+        ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *uneven_))
     ranked = _with_lines(case, ranked)
     first = ranked[0]
     if first.score < 0.3 and proof is None:
