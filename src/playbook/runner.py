@@ -29,7 +29,7 @@ START_SECONDS = 120.0
 LOOK_SECONDS = 0.1
 """How often somebody looks whether a run hangs."""
 STATS = (
-    *("cpu", "stall_s", "stall_p95_s", "loop_lag_s"),
+    *("cpu", "cpu_wait", "throttled", "stall_s", "stall_p95_s", "loop_lag_s"),
     *("objects", "threads", "descriptors", "memory", "memory_growth", "cpu_s"),
     *("beside_alone_s", "beside_s"),
 )

@@ -196,6 +196,22 @@ def in_flight(spans: Sequence[Span]) -> int:
     )
 
 
+THROTTLED = 0.25
+"""Share of the container's CPU periods that ended with the quota used up: a process with work
+for a core is in nearly all of them, one that waits for others in next to none."""
+
+
+def fullness(run: Run) -> float:
+    """How much of the core that the process may use is used: near 1 it can do no more.
+
+    Under a container's quota what it waits for a core is time that it was not allowed to use.
+    """
+    cpu = run.stats.get("cpu", 0.0)
+    if run.stats.get("throttled", 0.0) < THROTTLED:
+        return cpu
+    return max(cpu, min(1.0, cpu + run.stats.get("cpu_wait", 0.0)))
+
+
 def throughput(outcomes: Sequence[Outcome], concurrency: int) -> float:
     """Requests per second while `concurrency` requests were in flight.
 

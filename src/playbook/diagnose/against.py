@@ -17,7 +17,7 @@ from ..model import Ladder, Sweep
 from ..runner import Run
 from ..show import seconds
 from ..stats import quantile
-from ..sweep import FULL
+from ..sweep import FULL, fullness
 from .facts import (
     SHARED,
     Evidence,
@@ -350,10 +350,10 @@ def _loop_blocked(view: View) -> Trait:
 
 
 def _cpu(view: View) -> Trait:
-    cpu = view.run.stats.get("cpu", 0.0)
+    cpu = fullness(view.run)
     what = "a processor core that is full"
     return Trait(
-        what, f"{cpu * 100:.0f} % of a core at {view.run.concurrency} at once", cpu >= FULL
+        what, f"{cpu * 100:.0f} % of what it may use at {view.run.concurrency} at once", cpu >= FULL
     )
 
 

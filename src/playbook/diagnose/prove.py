@@ -11,7 +11,7 @@ from ..inject import Plan
 from ..model import Count, Outcome, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile
-from ..sweep import FULL
+from ..sweep import FULL, fullness
 from . import outside
 from .facts import (
     ELSEWHERE,
@@ -361,7 +361,7 @@ def prove(
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             here = sum(sign in mine for sign in signs(during).values())
             freed = fell(before, Count(len(during.outcomes), here)) < ALPHA
-            full = freed and not during.hung and _cpu(run) < FULL <= _cpu(during)
+            full = freed and not during.hung and fullness(run) < FULL <= fullness(during)
             return Trial(proof, False, during, full=full)
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
@@ -395,10 +395,6 @@ def _only_just(
     after = [outcome.seconds for outcome in during]
     limit = deadline_s or min(late)
     return quantile(after, 0.9) > JUST * limit and quantile(after, 0.5) > 0.9 * before
-
-
-def _cpu(run: Run) -> float:
-    return run.stats.get("cpu", 0.0)
 
 
 def _changed_form(run: Run, during: Run, rate: float, hidden: bool) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from ..model import Fault, Finding, Suspect
 from ..runner import Run
 from ..stats import quantile
-from ..sweep import FULL
+from ..sweep import FULL, THROTTLED, fullness
 from . import catalogue, outside
 from .crossings import crossings
 from .facts import (
@@ -195,10 +195,20 @@ BUSY = 0.6
 def _busy(run: Run, named: Collection[str]) -> Named:
     """A core that is nearly full, beside what a late request's time went to: whoever holds the
     interpreter makes all others wait, wherever they are."""
-    cpu = run.stats.get("cpu", 0.0)
-    if cpu < BUSY or "cpu-saturation" in named:
+    if fullness(run) < BUSY or "cpu-saturation" in named:
         return []
-    return [("cpu-saturation", 0.45, [Finding(f"CPU {cpu:.2f} of a core", "process")])]
+    return [("cpu-saturation", 0.45, [_of_a_core(run)])]
+
+
+def _of_a_core(run: Run) -> Finding:
+    cpu, throttled = run.stats.get("cpu", 0.0), run.stats.get("throttled", 0.0)
+    text = f"CPU {cpu:.2f} of a core"
+    if throttled >= THROTTLED:
+        text += (
+            f", and no more was allowed: the container's CPU quota was used up in "
+            f"{throttled * 100:.0f} % of its periods"
+        )
+    return Finding(text, "process")
 
 
 def _elsewhere(
@@ -481,10 +491,8 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         return [("tool-slow", 0.8, texts)]
     if where == "memory":
         return [("memory-slow", 0.8, texts)]
-    if run.stats.get("cpu", 0.0) >= FULL:
-        return [
-            ("cpu-saturation", 0.7, [Finding(f"CPU {run.stats['cpu']:.2f} of a core", "process")])
-        ]
+    if fullness(run) >= FULL:
+        return [("cpu-saturation", 0.7, [_of_a_core(run)])]
     lag = run.stats.get("loop_lag_s", 0.0)
     if evidence.is_async and lag > 0.25 * quantile([o.seconds for o in run.outcomes], 0.5):
         stalled = Finding(

@@ -15,6 +15,8 @@ from functools import lru_cache
 from types import FrameType
 from typing import Any
 
+from . import cores
+
 TICK = 0.02
 """Seconds between two looks at the clock."""
 STALL = 0.25
@@ -115,6 +117,7 @@ class Watch:
         self._stood: Counter[str] = Counter()
         self._looks = 0
         self._memory = _memory()
+        self._waited, self._periods = cores.waited(), cores.periods()
         self._stop = threading.Event()
         self._stalls: list[float] = []
         self._began = time.perf_counter()
@@ -168,12 +171,15 @@ class Watch:
         self.stall["seconds"] = round(held, 3)
 
     def stop(self) -> dict[str, Any]:
-        """CPU seconds per second and in all, longest and 95th percentile stall in seconds, and what
-        is held: objects of the garbage collector, threads, open descriptors, resident memory
-        (bytes) and how much of it came since the start."""
+        """CPU seconds per second and in all, seconds per second that threads waited for a core,
+        the share of the container's periods in which its quota was used up, longest and 95th
+        percentile stall in seconds, and what is held: objects of the garbage collector, threads,
+        open descriptors, resident memory (bytes) and how much of it came since the start."""
         self.beat = 0.0
         seconds = max(time.perf_counter() - self._began, 1e-9)
         used = time.process_time() - self._cpu  # before the collection below, which costs some
+        waited = cores.waited() - self._waited
+        had, spent = (now - then for now, then in zip(cores.periods(), self._periods, strict=True))
         self._stop.set()
         self._thread.join()
         stalls = sorted(self._stalls) or [0.0]
@@ -181,6 +187,8 @@ class Watch:
         return {
             "cpu": used / seconds,
             "cpu_s": used,
+            "cpu_wait": max(waited, 0.0) / seconds,
+            "throttled": spent / max(had, 1),
             "stall_s": max(stalls[-1], 0.0),
             "stall_p95_s": max(stalls[int(len(stalls) * 0.95)], 0.0),
             "objects": len(gc.get_objects()),
