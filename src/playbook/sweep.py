@@ -93,6 +93,9 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
             asked_for = concurrency < max(bench.settings.required, default=0)
             if (_clear(rows) or run.hung) and concurrency != levels[-1] and not asked_for:
                 early = True
+                left = ", ".join(str(level) for level in levels if level > concurrency)
+                told = f"{left} at once left out: {concurrency} at once fails beyond doubt"
+                bench.on_progress(Progress("sweep", told))
                 break
     except (BudgetSpent, Stopped):
         early = True
