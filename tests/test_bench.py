@@ -447,7 +447,7 @@ def live(crewai_here: None, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         bench.close()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 12), st.integers(1, 6)), min_size=1, max_size=5),
     st.integers(1, 30),
