@@ -166,7 +166,12 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             scores[cause] *= 0.3
     _next(run, evidence, scores, findings)
     ranked = [
-        Suspect(cause, layer_of(cause), round(min(score, 0.85), 3), tuple(findings[cause]))
+        Suspect(
+            cause,
+            layer_of(cause),
+            round(min(score, 0.85), 3),
+            tuple(dict.fromkeys(findings[cause])),
+        )
         for cause, score in scores.items()
     ]
     return sorted(ranked, key=lambda item: -item.score)
