@@ -605,6 +605,11 @@ def redact(text: str) -> str:
 
     Everything that is written anywhere goes through this; doing it twice changes nothing.
     """
+    # Names of fields, hosts, tools and states come again and again.
+    return _redact_short(text) if len(text) <= _SHORT else _redact(text)
+
+
+def _redact(text: str) -> str:
     low = text.lower()
 
     def hinted(*hints: str) -> bool:
@@ -634,6 +639,10 @@ def redact(text: str) -> str:
         text = _SPOKEN.sub(rf"\1{_GONE}", text)
         text = _blank_names(text)
     return text
+
+
+_SHORT = 48
+_redact_short = lru_cache(4096)(_redact)
 
 
 def scrub(data: Any) -> Any:
@@ -675,6 +684,7 @@ def hide(values: Iterable[str]) -> None:
     new = {value for value in values if len(value) >= _LEAST and value not in _GONE}
     # The longest first: one may be a part of another.
     _hidden = tuple(sorted({*_hidden, *new}, key=len, reverse=True))
+    _redact_short.cache_clear()
 
 
 def hide_environment(variables: Mapping[str, str]) -> None:
