@@ -20,7 +20,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -179,11 +179,15 @@ class Case:
             "case.json", {"target": redact(self.spec.text), "playbook": __version__, **settings}
         )
 
-    def write(self, name: str, data: Any, indent: int | None = 1) -> None:
+    def write(self, name: str, data: Any) -> None:
         """Keep `data` in the case as the JSON file `name`."""
+        self._write(name, [json.dumps(scrub(data), indent=1, default=str)])
+
+    def _write(self, name: str, parts: Iterable[str]) -> None:
         path = self.directory / name
         draft = path.with_suffix(path.suffix + ".part")
-        draft.write_text(json.dumps(scrub(data), indent=indent, default=str), encoding="utf-8")
+        with draft.open("w", encoding="utf-8") as file:
+            file.writelines(parts)
         draft.replace(path)  # a reader never sees half a file
 
     def _keep(self, run: int, step: str, message: dict[str, Any]) -> None:
@@ -430,9 +434,7 @@ class Case:
         """Keep what was read of captured evidence, with its verdict, as the folder's own."""
         if record.verdict is None:
             raise CaseError(f"{record.target} has no verdict")
-        outcomes, spans = map(asdict, record.outcomes), map(asdict, record.spans)
-        # One line: an outage leaves 100,000 requests, and indented they take seconds more.
-        self.write("captured.json", {"outcomes": list(outcomes), "spans": list(spans)}, None)
+        self._write("captured.json", _in_parts(outcomes=record.outcomes, spans=record.spans))
         self.finish("sweep", record.sweep or record.verdict.sweep)
         return self.finish("verdict", record.verdict)
 
@@ -596,6 +598,16 @@ def read(directory: str | Path) -> Record:
         line = redact((str(error).splitlines() or [type(error).__name__])[0])
         raise CaseError(f"{folder} cannot be read as a case: {line}") from None
     return Record(directory=str(folder), outcomes=outcomes, spans=spans, **found)
+
+
+def _in_parts(**lists: Sequence[Any]) -> Iterator[str]:
+    """The JSON of lists of dataclasses, an item at a time: an outage leaves 100,000 and more."""
+    for number, (name, items) in enumerate(lists.items()):
+        yield f"{'{,'[number > 0]}{json.dumps(name)}: ["
+        for place, item in enumerate(items):
+            yield f"{',' if place else ''}\n{json.dumps(scrub(asdict(item)), default=str)}"
+        yield "]\n"
+    yield "}"
 
 
 def _verdict_fields(data: dict[str, Any]) -> dict[str, Any]:
