@@ -13,13 +13,13 @@ from playbook.runner import Run
 from playbook.stats import uneven
 
 
-def run(*failed: tuple[int, bool]) -> Run:
+def run(*failed: tuple[int, bool], concurrency: int = 10) -> Run:
     """A run of requests, each with the input it had and whether it failed."""
     outcomes = [
         Outcome(f"r{number}", "", not bad, 0.0, 1.0, item=item)
         for number, (item, bad) in enumerate(failed)
     ]
-    return Run(10, Plan(), outcomes=outcomes)
+    return Run(concurrency, Plan(), outcomes=outcomes)
 
 
 def test_the_inputs_that_fail_are_named() -> None:
@@ -28,6 +28,14 @@ def test_the_inputs_that_fail_are_named() -> None:
     assert told.finding == (
         "the inputs make a difference: 6 of 6 fail with inputs 3, 6 of 7, 0 of 15 with the others"
     )
+
+
+def test_whether_they_need_the_load_is_told() -> None:
+    found = [(item, item == 4) for item in range(1, 6)] * 4
+    (told,) = which_inputs([run(*found), run((4, True), (5, False), concurrency=1)])
+    assert told.finding.endswith("; one at a time 1 of 1 of theirs fail")
+    (told,) = which_inputs([run(*found), run((4, False), (4, False), concurrency=1)])
+    assert told.finding.endswith("; one at a time 0 of 2 of theirs fail")
 
 
 @pytest.mark.parametrize(

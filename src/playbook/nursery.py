@@ -15,6 +15,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -126,13 +127,14 @@ class _Imported:
         self._ready = False
         self._asked = 0
         self._lock = threading.Lock()
+        self._storage = tempfile.mkdtemp(prefix="playbook-import-")
         self._socket, theirs = socket.socketpair()
         self._lines = self._socket.makefile("rb")
         theirs.set_inheritable(True)
         try:
             with log.open("ab") as out:
                 self.process = subprocess.Popen(
-                    [python, str(_WORKER), str(theirs.fileno()), kind],
+                    [python, str(_WORKER), str(theirs.fileno()), self._storage, kind],
                     pass_fds=(theirs.fileno(),),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
@@ -144,6 +146,7 @@ class _Imported:
         except OSError as error:
             self._lines.close()
             self._socket.close()
+            os.rmdir(self._storage)
             raise TargetError(
                 f"the interpreter {python} cannot be started in {directory}: {error.strerror}"
             ) from None
@@ -197,6 +200,7 @@ class _Imported:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        shutil.rmtree(self._storage, ignore_errors=True)  # if it was killed
 
 
 _kept: dict[Any, _Imported] = {}

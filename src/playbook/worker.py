@@ -59,10 +59,12 @@ def _bootstrap() -> None:
     spec.loader.exec_module(module)
 
 
-def nursery(channel: socket.socket, crews: bool = True) -> None:
+def nursery(channel: socket.socket, storage: str, crews: bool = True) -> None:
     """Import crewai, then fork a worker for each request on `channel` until it closes.
 
     Without `crews` nothing is imported: an endpoint's crews live in another process.
+    What crewai makes when it is imported belongs to no target: it goes to `storage`,
+    which is removed at the end.
 
     A request is one JSON line with three descriptors: commands in, evidence out,
     the target's output. ``{"wait": pid}`` answers with how that worker ended.
@@ -70,11 +72,8 @@ def nursery(channel: socket.socket, crews: bool = True) -> None:
     """
     import importlib
     import shutil
-    import tempfile
 
-    # What crewai makes when it is imported belongs to no target.
-    folder = os.environ["CREWAI_STORAGE_DIR"] = tempfile.mkdtemp(prefix="playbook-import-")
-
+    os.environ["CREWAI_STORAGE_DIR"] = storage
     try:
         if crews:
             importlib.import_module("crewai")
@@ -95,7 +94,7 @@ def nursery(channel: socket.socket, crews: bool = True) -> None:
     while True:
         data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 3)
         if not data:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(storage, ignore_errors=True)
             return
         asked = json.loads(data)
         answer = {"number": asked["number"]}
@@ -235,4 +234,5 @@ def versions() -> dict[str, str]:
 if __name__ == "__main__":
     os.environ.update(QUIET)
     _bootstrap()
-    nursery(socket.socket(fileno=int(sys.argv[1])), crews="http" not in sys.argv[2:])
+    nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], crews="http" not in sys.argv[3:])
+    os._exit(0)  # nobody waits for what the imports would do at the end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..model import Count, Finding
 from ..runner import Run
@@ -12,11 +12,16 @@ from ..stats import uneven
 CHANCE = 0.01
 
 
-def which_inputs(runs: Iterable[Run]) -> list[Finding]:
+def which_inputs(runs: Sequence[Run]) -> list[Finding]:
     """The given inputs that make the failures, where the others do not."""
     tried: dict[int, list[bool]] = defaultdict(list)
-    for outcome in (o for run in runs for o in run.outcomes if o.item):
-        tried[outcome.item].append(outcome.failed)
+    alone: list[tuple[int, bool]] = []
+    for run in runs:
+        for outcome in run.outcomes:
+            if outcome.item:
+                tried[outcome.item].append(outcome.failed)
+                if run.concurrency == 1:
+                    alone.append((outcome.item, outcome.failed))
     counts = {item: Count(len(each), sum(each)) for item, each in sorted(tried.items())}
     if uneven(list(counts.values())) >= CHANCE:
         return []
@@ -33,4 +38,6 @@ def which_inputs(runs: Iterable[Run]) -> list[Finding]:
         f"the inputs make a difference: {told(worse)} fail with input{'s'[: len(worse) > 1]} "
         f"{names} of {len(counts)}, {told(set(counts) - set(worse))} with the others"
     )
+    if single := [failed for item, failed in alone if item in worse]:
+        text += f"; one at a time {sum(single)} of {len(single)} of theirs fail"
     return [Finding(text, "sweep")]
