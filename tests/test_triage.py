@@ -153,6 +153,28 @@ def test_interrupt_keeps_the_evidence_and_the_case_goes_on(tmp_path: Path) -> No
     assert read(case / "evidence.jsonl").startswith(kept)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_a_job_early_leaves_the_evidence_and_nothing_else(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    case = tmp_path / "case"
+    with lab.start({"latency": {"fixed": 0.5}}) as provider:
+        url = f"{provider.base_url}/chat/completions"
+        body = '{"model": "m", "messages": [{"role": "user", "content": "{canary}"}]}'
+        command = [
+            *(sys.executable, "-m", "playbook", "triage", url, "--body", body),
+            *("--levels", "1,4", "--case", str(case)),
+        ]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: '"t": "outcome"' in read(case / "evidence.jsonl"))
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert f"go on with --case {case}" in err
+    assert not (case / "storage").exists()  # where CrewAI keeps the texts of inputs and answers
+
+
 def test_the_report_can_be_written_again_from_the_folder(tmp_path: Path) -> None:
     def live(inputs: dict[str, Any]) -> str:
         return "fine"

@@ -4,7 +4,9 @@ target could not be used, 3 inconclusive, 130 interrupted (the case can be resum
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -856,6 +858,9 @@ def _root(
 def main(args: list[str] | None = None) -> NoReturn:
     """Run the command line; every refusal is one line on stderr and exit status 2."""
     given = sys.argv[1:] if args is None else args
+    if threading.current_thread() is threading.main_thread():
+        # A CI job that is cut off ends as with Ctrl-C: the evidence is kept, and nothing else is.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         raise SystemExit(app(args=given, prog_name="playbook", standalone_mode=False) or 0)
     except KeyboardInterrupt:

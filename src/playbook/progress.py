@@ -50,8 +50,10 @@ def _bars(case: Case, console: Any) -> Iterator[None]:
 
         def show(progress: Progress) -> None:
             nonlocal failed
-            if progress.step == "fleet":  # a line that stays, whatever the bar says next
-                console.print(f"fleet: {clean(progress.text)}", markup=False)
+            # A line that stays, whatever the bar says next.
+            beside = progress.step == "sweep" and not progress.total and progress.text
+            if progress.step == "fleet" or beside:
+                console.print(f"{progress.step}: {clean(progress.text)}", markup=False)
                 return
             if progress.level is not None:
                 console.print(_told(progress.level), markup=False)
@@ -101,8 +103,9 @@ def _stop_on_interrupt(case: Case) -> Iterator[None]:
         case.stop()
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
