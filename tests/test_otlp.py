@@ -152,7 +152,10 @@ def test_a_bare_host_gets_the_standard_path(given: str, posted: str) -> None:
     assert otlp.endpoint(given) == posted
 
 
-@pytest.mark.parametrize("given", ["localhost:4317", "grpc://x", "", "http://"])
+@pytest.mark.parametrize(
+    "given",
+    ["localhost:4317", "grpc://x", "", "http://", "http://x:99999", "http://x:otlp", "http://[::1"],
+)
 def test_what_is_no_address_is_refused(given: str) -> None:
     with pytest.raises(ValueError, match="collector"):
         otlp.endpoint(given)

@@ -114,8 +114,12 @@ def endpoint(url: str) -> str:
 
     Raises ValueError with one clear line.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the port is no number, or none that there is
+        good = False
+    if not good:
         raise ValueError(f"{url} is no http(s) address of a collector")
     return url if parts.path.strip("/") else f"{url.rstrip('/')}/v1/traces"
 
