@@ -10,6 +10,7 @@ from test_rules import WIDTH, alone, chat, each, evidence, first, outcome, run, 
 
 from playbook.diagnose.facts import masked, signs
 from playbook.diagnose.patterns import NO_ANSWER, REPEATS, duplicates, patterns, repeated
+from playbook.diagnose.prove import interventions
 from playbook.diagnose.rules import suspects
 from playbook.model import Link, Span
 
@@ -87,6 +88,42 @@ def test_more_attempts_than_the_defaults_make(number: int, expected: set[str]) -
     spans = [item for name in each() for item in attempts(name, number, ok=False)]
     found = run([outcome(name, SERVER) for name in each()], spans)
     assert causes(found, alone()) == expected
+
+
+def drafts(request: str, number: int) -> list[Span]:
+    """A task whose agent ended well so many times, each with an answer of the model."""
+    task = Span(f"task-{request}", "", request, "task", "Write", 0.0, number)
+    found = [task]
+    for at in range(number):
+        found.append(Span(f"{at}-{request}", task.id, request, "agent", "Writer", at, at + 0.9))
+        found += chat(request, at, at + 0.8)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "expected"),
+    [
+        (8, "rate-limit", True),
+        (8, "deadline", True),
+        (8, "server-error", False),  # not for want of fewer calls
+        (2, "rate-limit", False),  # a guardrail that now and then does its work
+    ],
+)
+def test_a_guardrail_that_multiplies_the_calls(number: int, kind: str, expected: bool) -> None:
+    limited = [Link("openai.RateLimitError", "Error code: 429", 429)]
+    chains = {"rate-limit": limited, "server-error": SERVER, "deadline": []}
+    fails = [outcome(name, chains[kind], overran=kind == "deadline") for name in each()]
+    spans = [item for name in each() for item in drafts(name, number)]
+    if kind != "deadline":
+        for name in each():
+            spans += chat(name, number, number + 0.1, fault=kind)
+    found = run(fails, spans)
+    assert ("retry-amplification" in causes(found, alone())) is expected
+    if expected:
+        ranked = suspects(signs(found), found, evidence(alone(), found))
+        assert ranked[0].cause == "retry-amplification"
+        (off,) = interventions("retry-amplification", found, [], {}, crews=True)
+        assert off.plan.without == ("guardrails",)
 
 
 def test_a_fan_out_is_no_retry() -> None:

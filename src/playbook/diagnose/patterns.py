@@ -37,6 +37,9 @@ WITH_RATE_LIMIT = 27.5
 """The same for a 429, which `crewai.llms.retry` tries three times on top."""
 REPEATS = 5
 """Equal calls of one tool in one request from which it is a loop."""
+SENT_BACK = 3
+"""Answers of one request refused by a guardrail: as many as CrewAI lets it refuse by default
+(`Task.guardrail_max_retries` of CrewAI 1.15)."""
 STEPS = 12
 """Calls of one tool in one request, with whatever arguments, from which a late one is a loop."""
 BEFORE_THE_WIRE = {
@@ -75,6 +78,7 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
         _broken_off,
         _retries_spent,
         _amplified,
+        _guarded,
         _looping,
         _through_a_proxy,
         _out_of_descriptors,
@@ -276,6 +280,37 @@ def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern |
         f"request); tried again by {', '.join(sorted(layers)) or 'the client'}"
     )
     return Pattern("retry-amplification", (Finding(text, "spans"),))
+
+
+def sent_back(spans: Sequence[Span]) -> int:
+    """Answers of one request that a guardrail refused: the agent ended well and began anew."""
+    tasks = {span.id for span in spans if span.kind == "task"}
+    ended_well = Counter(
+        (span.parent, span.name)
+        for span in spans
+        if span.kind == "agent" and span.parent in tasks and not span.fault
+    )
+    return sum(times - 1 for times in ended_well.values())
+
+
+def _guarded(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    """A guardrail that makes most of the calls for which the requests are limited or late."""
+    if not any(sign.kind in {"rate-limit", "quota", "deadline"} for sign in found.values()):
+        return None
+    text = guarded(run)
+    return Pattern("retry-amplification", (Finding(text, "spans"),)) if text else None
+
+
+def guarded(run: Run) -> str:
+    """How many answers a guardrail refuses, where they are most of a run's; else nothing."""
+    each = [sent_back(spans) for spans in by_request(run.spans).values()]
+    answered = sum(not call.fault for call in model_attempts(run.spans))
+    if sum(times >= SENT_BACK for times in each) <= FEW or sum(each) < 0.5 * answered:
+        return ""
+    return (
+        f"{sum(each)} of {answered} answers of the model are sent back by a task's guardrail, up "
+        f"to {max(each)} in one request"
+    )
 
 
 def _again(spans: Sequence[Span], kind: str) -> bool:

@@ -26,7 +26,7 @@ from .facts import (
     silent_at_times,
     slow_at_times,
 )
-from .patterns import unended
+from .patterns import guarded, unended
 
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
@@ -127,9 +127,7 @@ def interventions(
     if cause == "no-timeout":
         return [_cut_off(max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95)))]
     if cause == "retry-amplification":
-        hit = [number for number in model_calls(run).values() if number > 1]
-        half = sum(hit) / max(len(hit), 1) / 2
-        return [Intervention("tried again at one layer only", Plan(tries=2), most_calls=half)]
+        return [_fewer_calls(run)]
     if cause == "false-success":
         again = Plan(retry=("bad-response",), whole=True)
         return [
@@ -146,6 +144,15 @@ def interventions(
         return [Intervention("another storage directory", Plan(storage=storage))]
     crowded = cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1
     return [ONE_AT_A_TIME] if crowded else []
+
+
+def _fewer_calls(run: Run) -> Intervention:
+    """Whoever makes the calls again lets it be."""
+    if guarded(run):
+        return Intervention("the guardrails off", Plan(without=("guardrails",)))
+    hit = [number for number in model_calls(run).values() if number > 1]
+    half = sum(hit) / max(len(hit), 1) / 2
+    return Intervention("tried again at one layer only", Plan(tries=2), most_calls=half)
 
 
 AGAIN = "the failed model calls made again"
