@@ -78,6 +78,20 @@ def test_the_phases_of_a_first_call(
     assert span.attributes.get("playbook.reused") is False
 
 
+@pytest.mark.parametrize("name", ["writes_httpx", "writes_requests", "writes_aiohttp"])
+def test_a_write_and_its_idempotency_key_are_told_apart_and_kept_by_no_text(
+    start_here: Starter, name: str
+) -> None:
+    one, again, other, bare = calls(start_here, name)
+    writes = {span.attributes["playbook.write"] for span in (one, again, other, bare)}
+    assert len(writes) == 1  # the same content
+    keys = [span.attributes.get("playbook.idempotency", "") for span in (one, again, other, bare)]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[2]
+    assert not keys[3]
+    assert not any("order-4711" in str(span.attributes) for span in (one, again, other, bare))
+
+
 def test_each_retry_below_requests_is_an_attempt(
     start_here: Starter, provider: lab.Lab, faults: Any
 ) -> None:

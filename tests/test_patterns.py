@@ -50,6 +50,19 @@ def test_a_write_is_made_twice_only_with_a_fault_between() -> None:
     assert duplicates([write("r", 0, status=503), fault, write("r", 3)]) == []
 
 
+def test_an_idempotency_key_protects_only_if_it_stays_the_same() -> None:
+    fault = span("r", "http", "POST /v1/chat/completions", 1, 2, within="llm", fault="server-error")
+
+    def keyed(at: float, key: str) -> Span:
+        wrote = write("r", at)
+        wrote.attributes["playbook.idempotency"] = key  # type: ignore[index]
+        return wrote
+
+    assert duplicates([keyed(0, "one"), fault, keyed(3, "one")]) == []
+    assert len(duplicates([keyed(0, "one"), fault, keyed(3, "another")])) == 1
+    assert len(duplicates([keyed(0, "one"), fault, write("r", 3)])) == 1
+
+
 def test_a_tool_that_runs_again_with_the_same_arguments_writes_again() -> None:
     """Whatever id and time of its own the body of a booking carries."""
 

@@ -108,3 +108,29 @@ def requests_for_another(question: str) -> str:
 
 
 LAST: list[str] = []
+
+
+ORDER = {"item": "chair"}
+KEYS = ({"Idempotency-Key": "order-4711"}, {"idempotency-key": "order-4711"})
+OTHER = {"Idempotency-Key": "order-4712"}
+
+
+def writes_httpx(question: str) -> str:
+    with httpx.Client() as client:
+        for headers in (*KEYS, OTHER, {}):
+            client.post(f"{TOOLS}/writes", json=ORDER, headers=headers).raise_for_status()
+    return "written"
+
+
+def writes_requests(question: str) -> str:
+    for headers in (*KEYS, OTHER, {}):
+        requests.post(f"{TOOLS}/writes", json=ORDER, headers=headers, timeout=5).raise_for_status()
+    return "written"
+
+
+async def writes_aiohttp(question: str) -> str:
+    async with aiohttp.ClientSession() as session:
+        for headers in (*KEYS, list(OTHER.items()), None):
+            async with session.post(f"{TOOLS}/writes", json=ORDER, headers=headers) as answer:
+                answer.raise_for_status()
+    return "written"

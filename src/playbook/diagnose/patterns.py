@@ -93,7 +93,8 @@ def duplicates(spans: Sequence[Span]) -> list[Span]:
     """Writes of a request that were made before, with the same content or by the same tool with
     the same arguments (a body may carry an id and a time of its own), and a fault between.
 
-    A tool may well post the same thing twice on purpose; after a failure it is the retry.
+    A tool may well post the same thing twice on purpose; after a failure it is the retry. With
+    the same idempotency key its server does it once; a key that is new each time helps nobody.
     """
     runs = {
         span.id: (span.name, span.attributes["playbook.arguments"])
@@ -113,6 +114,8 @@ def duplicates(spans: Sequence[Span]) -> list[Span]:
         for one, other in pairwise(same):
             if one.parent in runs and one.parent == other.parent and not _equal(one, other):
                 continue  # one run of a tool that writes several things
+            if protected(one, other):
+                continue
             if any(one.start <= end <= other.start for end in failed):
                 found.append(other)
     return found
@@ -123,6 +126,12 @@ _OWN_ID = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
 
 def _equal(one: Span, other: Span) -> bool:
     return one.attributes.get("playbook.write") == other.attributes.get("playbook.write")
+
+
+def protected(one: Span, other: Span) -> bool:
+    """Do two writes carry the same idempotency key?"""
+    key = one.attributes.get("playbook.idempotency")
+    return bool(key) and key == other.attributes.get("playbook.idempotency")
 
 
 CUT = ("length", "max_tokens", "MAX_TOKENS")

@@ -34,7 +34,7 @@ from .facts import (
     split,
     widest,
 )
-from .patterns import WAITED_OUT, patterns
+from .patterns import WAITED_OUT, patterns, protected
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -418,14 +418,16 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
 def _unsure_writes(run: Run) -> list[Finding]:
     """Writes that were made again after one of the same content was not waited for to its end."""
     cut = {
-        (span.request, span.attributes["playbook.write"])
+        (span.request, span.attributes["playbook.write"]): span
         for span in run.spans
         if span.fault in ("read-timeout", "timeout") and "playbook.write" in span.attributes
     }
     again = {
         span.request
         for span in run.spans
-        if not span.fault and (span.request, span.attributes.get("playbook.write")) in cut
+        if not span.fault
+        and (first := cut.get((span.request, span.attributes.get("playbook.write"))))
+        and not protected(first, span)
     }
     text = (
         f"{len(again)} requests made a write again that had timed out: it may have been done twice"

@@ -168,11 +168,12 @@ class Attempt:
             self.method in ("POST", "PUT", "PATCH", "DELETE")
             and self.within not in ("llm", "memory", "preflight", "telemetry", "endpoint")
             and not _READS.search(self.path)
-            and not any("idempotency" in str(name).lower() for name in headers)
         ):
             data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body or b"")
-            text = f"{self.method} {self.path} ".encode() + data
-            self.open.set("playbook.write", hashlib.blake2s(text, digest_size=8).hexdigest())
+            self.open.set("playbook.write", _mark(f"{self.method} {self.path} ".encode() + data))
+            for name, value in headers.items():
+                if "idempotency" in str(name).lower():
+                    self.open.set("playbook.idempotency", _mark(str(value).encode()))
         if body and self.within != "memory":
             self.open.saw(canary.found(_own_words(body)))
 
@@ -264,6 +265,11 @@ def is_answer(body: bytes, *, whole: bool = False) -> bool:
         return False
     held = [data[name] for name in _ANSWERS if name in data]
     return bool(held[0]) if held else "error" not in data
+
+
+def _mark(content: bytes) -> str:
+    """What tells one content from another and keeps nothing of it."""
+    return hashlib.blake2s(content, digest_size=8).hexdigest()
 
 
 def where(url: str) -> str:

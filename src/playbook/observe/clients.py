@@ -194,7 +194,7 @@ def _aiohttp() -> None:
         attempt = Attempt(method, str(self._build_url(url)), "aiohttp")
         limits = kwargs.get("timeout") or getattr(self, "_timeout", None)
         attempt.request(
-            kwargs.get("headers") or {},
+            dict(kwargs.get("headers") or {}),
             str(kwargs.get("json") or kwargs.get("data") or ""),
             {
                 "connect": _seconds(getattr(limits, "sock_connect", None)),
