@@ -103,6 +103,35 @@ def test_more_attempts_than_the_defaults_make(number: int, expected: set[str]) -
     assert causes(found, alone()) == expected
 
 
+@pytest.mark.parametrize(
+    ("ends", "chain", "expected"),
+    [
+        (6.5, [Link("desk.BudgetExceeded", "no decision"), Link("TimeoutError", "")], True),
+        (5.1, [Link("desk.BudgetExceeded", "no decision"), Link("TimeoutError", "")], False),
+        (6.5, [Link("openai.APITimeoutError", ""), Link("TimeoutError", "timed out")], False),
+    ],
+    ids=["while it is made again", "with the call", "by the call"],
+)
+def test_a_limit_around_the_tries(ends: float, chain: list[Link], expected: bool) -> None:
+    spans = []
+    for name in each():
+        spans.append(span(name, "llm", "gpt-4o-mini", 0.0, ends))
+        spans.append(
+            span(name, "http", "POST /v1/chat", 0.0, 5.0, within="llm", fault="read-timeout")
+        )
+    late = [outcome(name, chain, seconds=ends) for name in each()[:4]]
+    well = [outcome(name, seconds=0.6) for name in each()[4:]]
+    spans = [item for item in spans if item.request in {o.request for o in late}]
+    spans += [item for name in each()[4:] for item in chat(name, 0.0, 0.6)]
+    found = run([*late, *well], spans)
+    ranked = suspects(signs(found), found, evidence(alone(), found))
+    assert (ranked[0].cause == "platform-timeout") is expected
+    if expected:
+        (sooner,) = interventions("platform-timeout", found, [], {}, crews=True)
+        assert 1.0 <= sooner.plan.timeout_s < 5.0
+        assert sooner.plan.retry == ("read-timeout",)
+
+
 def drafts(request: str, number: int) -> list[Span]:
     """A task whose agent ended well so many times, each with an answer of the model."""
     task = Span(f"task-{request}", "", request, "task", "Write", 0.0, number)

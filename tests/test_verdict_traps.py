@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from playbook.diagnose.facts import Sign, sign, signs
 from playbook.diagnose.prove import Intervention, prove
 from playbook.errors import classify
@@ -38,3 +40,28 @@ def test_a_failure_that_only_changes_its_form_is_not_cured() -> None:
     )
     assert trial.proof.after.failures == 0
     assert not trial.accepted
+
+
+def test_a_failure_that_is_rarer_in_another_form_is_not_cured_either() -> None:
+    """5 of 20 with one fingerprint, and 4 of 34 with a new one: that may be chance."""
+    busy = "Executor is already running. Cannot invoke the same executor instance concurrently."
+
+    names = map(str, itertools.count())
+
+    def served(count: int, failing: int, said: str) -> Run:
+        each = [request(next(names), said if n < failing else "") for n in range(count)]
+        return Run(10, Plan(), outcomes=each)
+
+    def serve(count: int, width: int, plan: Plan, text: str) -> Run:
+        if text == "back again":
+            return served(count, count // 4, busy)
+        return served(count, count // 8, "maximum recursion depth exceeded")
+
+    trial = prove(
+        Intervention("anything", Plan(fresh=True)),
+        served(20, 5, busy),
+        {Sign("executor-busy")},
+        serve,
+    )
+    assert not trial.accepted
+    assert trial.proof.after.failures > 0

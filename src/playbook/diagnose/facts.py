@@ -28,7 +28,7 @@ _GENERIC = {
 
 
 _OWN_WORDS = {"RuntimeError", "Exception", "ValueError"}
-_LIBRARIES = {
+LIBRARIES = {
     *("openai", "anthropic", "google", "azure", "botocore", "litellm", "crewai", "crewai_tools"),
     *("httpx", "httpcore", "requests", "urllib3", "aiohttp", "instructor", "pydantic", "asyncio"),
     *("concurrent", "socket", "ssl", "json", "sqlite3", "portalocker", "chromadb", "lancedb"),
@@ -216,7 +216,7 @@ def _left_open(span: Span) -> bool:
 def _own_words(name: str) -> bool:
     """Did the target raise it, in words of its own choice?"""
     root, dot, _ = name.partition(".")
-    return root not in _LIBRARIES if dot else name in _OWN_WORDS
+    return root not in LIBRARIES if dot else name in _OWN_WORDS
 
 
 def _is_wrapper(name: str) -> bool:

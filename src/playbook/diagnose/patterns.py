@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..errors import TRANSIENT, UNANSWERED
-from ..model import Count, Finding, Outcome, Span
+from ..model import Count, Finding, Link, Outcome, Span
 from ..runner import Run
 from ..stats import fell, quantile
 from .facts import (
     ELSEWHERE,
+    LIBRARIES,
     Evidence,
     Sign,
     by_request,
@@ -37,6 +38,8 @@ WITH_RATE_LIMIT = 27.5
 """The same for a 429, which `crewai.llms.retry` tries three times on top."""
 REPEATS = 5
 """Equal calls of one tool in one request from which it is a loop."""
+MADE_AGAIN_S = 0.3
+"""Seconds after a failed attempt from which a request did not end by it."""
 SENT_BACK = 3
 """Answers of one request refused by a guardrail: as many as CrewAI lets it refuse by default
 (`Task.guardrail_max_retries` of CrewAI 1.15)."""
@@ -83,6 +86,7 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
         _through_a_proxy,
         _out_of_descriptors,
         _late_by_faults,
+        _given_up,
         _late_before_the_wire,
     )
     seen = (each(found, run, evidence) for each in every)
@@ -391,6 +395,41 @@ def _out_of_descriptors(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pat
         f"{run.stats.get('descriptors', 0):.0f} were still open when all was over"
     )
     return Pattern("file-descriptors-exhausted", (Finding(text, "process"),))
+
+
+def given_up(run: Run) -> list[Outcome]:
+    """Requests that a limit of the target's own ended while a model call that had timed out was
+    made again: they did not fail by that call."""
+    spans, found = by_request(run.spans), []
+    for outcome in run.outcomes:
+        calls = model_attempts(spans.get(outcome.request, []))
+        ends = [call.end for call in calls if call.fault == "read-timeout"]
+        links = outcome.fault.chain if outcome.fault else ()
+        if _not_waited_for(links) and ends and outcome.end - max(ends) > MADE_AGAIN_S:
+            found.append(outcome)
+    return found
+
+
+def _not_waited_for(links: Sequence[Link]) -> bool:
+    """The timeout of a future or an await, which no client's exception led to."""
+    modules = {link.type.partition(".")[0] for link in links if "." in link.type}
+    names = {link.type.rpartition(".")[2] for link in links}
+    return "TimeoutError" in names and not modules & (LIBRARIES - {"asyncio", "concurrent"})
+
+
+def _given_up(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
+    """Nested budgets: what is around a request ends before its tries do."""
+    cut = [outcome for outcome in given_up(run) if outcome.request in found]
+    if len(cut) < FEW or len(cut) < 0.6 * len(found):
+        return None
+    limit = quantile([call.seconds for call in model_attempts(run.spans)
+                      if call.fault == "read-timeout"], 0.5)  # fmt: skip
+    text = (
+        f"{len(cut)} requests are given up {min(outcome.seconds for outcome in cut):.1f} s after "
+        f"their start by a limit of their own, while a model call that had timed out at "
+        f"{limit:.1f} s is made again: the limit around them is shorter than their tries"
+    )
+    return Pattern("platform-timeout", (Finding(text, "spans"),))
 
 
 def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:

@@ -26,7 +26,7 @@ from .facts import (
     silent_at_times,
     slow_at_times,
 )
-from .patterns import guarded, unended
+from .patterns import given_up, guarded, unended
 
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
@@ -99,6 +99,8 @@ def interventions(
     if cause in ("memory-slow", "memory-error") and _in_the_store(run):
         apart = Intervention("a memory store for each request", Plan(own_memory=True))
         return [apart, WITHOUT[cause]]
+    if cause in BY_ITS_CALLS and (fitted := BY_ITS_CALLS[cause](run)):
+        return [fitted]
     if cause in WITHOUT:
         return [WITHOUT[cause]]
     places = {s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")}
@@ -124,10 +126,6 @@ def interventions(
         limit = max(map(allowed, run.outcomes))
         name = f"a timeout of {limit:g} s on the model calls themselves"
         return [Intervention(name, Plan(timeout_s=limit), trades=True)] if limit else []
-    if cause == "no-timeout":
-        return [_cut_off(max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95)))]
-    if cause == "retry-amplification":
-        return [_fewer_calls(run)]
     if cause == "false-success":
         again = Plan(retry=("bad-response",), whole=True)
         return [
@@ -155,6 +153,18 @@ def _fewer_calls(run: Run) -> Intervention:
     return Intervention("tried again at one layer only", Plan(tries=2), most_calls=half)
 
 
+def _sooner(run: Run) -> Intervention | None:
+    """Where a limit around the tries is too short for them: tries that fit into it."""
+    usual = quantile(seconds_at(run, "llm"), 0.5)
+    return _cut_off(max(1.0, 4 * usual)) if given_up(run) else None
+
+
+BY_ITS_CALLS: Mapping[str, Callable[[Run], Intervention | None]] = {
+    "retry-amplification": _fewer_calls,
+    "no-timeout": lambda run: _cut_off(max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95))),
+    "platform-timeout": _sooner,
+}
+"""Interventions that are fitted to how the model calls of the run went."""
 AGAIN = "the failed model calls made again"
 PASSING = tuple(sorted(TRANSIENT))
 OF_A_TOOL = {
@@ -350,6 +360,7 @@ def prove(
     during: Run | None = None
     back = Count(0, 0)
     without = list(run.outcomes)
+    usual = set(signs(run).values())
     proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
     for _ in range(ROUNDS):
         more = serve(size, width, intervention.plan, intervention.name)
@@ -373,6 +384,11 @@ def prove(
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
         back = _sum(back, counted(again))
+        if not (intervention.trades or intervention.most_calls):
+            # What fails in a way that is not there without it has not been helped.
+            usual |= set(signs(again).values())
+            new = set(signs(during).values()) - usual
+            after = count(during, widened(mine, during) | new, hidden)
         without += again.outcomes
         p_value = fell(_sum(before, back), after)
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)

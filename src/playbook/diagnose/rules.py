@@ -381,7 +381,10 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
     ]
     if silent_at_times(run) and not load:
         fine = seconds_at(run, "llm")
-        text = f"95 % of the answered calls take {quantile(fine, 0.95):.2f} s, the others never end"
+        text = (
+            f"95 % of the answered calls take {quantile(fine, 0.95):.2f} s, and "
+            f"{len(failed)} had no answer when they were cut off"
+        )
         silence = [*texts, Finding(text, "spans")]
         return [("provider-slow", 0.8, silence), ("llm-timeout-too-low", 0.4, texts)]
     if silent:
