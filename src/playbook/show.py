@@ -572,9 +572,10 @@ _OUTCOME: dict[str, Tone] = {
 
 
 def _verdict(verdict: Verdict) -> Sheet:
+    layer = f" ({verdict.layer})" if verdict.layer else ""
     facts = [
         Fact("verdict", verdict.outcome, tone=_OUTCOME[verdict.outcome]),
-        Fact("cause", f"{verdict.cause} ({verdict.layer})" if verdict.cause else "none"),
+        Fact("cause", f"{verdict.cause}{layer}" if verdict.cause else "none"),
         Fact(
             "proof",
             proof(verdict.proof, hidden=verdict.outcome == "degraded"),

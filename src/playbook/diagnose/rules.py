@@ -374,10 +374,11 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
         alone is not None
         and grows(seconds_at(alone, "llm", ok_only=False), seconds_at(run, "llm", ok_only=False))
     )
+    # Another prompt than that of a call which fails may take another time.
     texts += [
-        Finding(f"{rung.name} at {rung.concurrency}: {rung.detail}", "isolate")
-        for rung in evidence.ladder.rungs
-        if rung.name == "bare call"
+        Finding(f"the first model call again, bare, at {at.concurrency}: {at.detail}", "isolate")
+        for at in evidence.ladder.rungs
+        if at.name == "bare call"
     ]
     if silent_at_times(run) and not load:
         fine = seconds_at(run, "llm")
