@@ -181,6 +181,19 @@ CASES = {
         [*many(Ask(504, seconds=3.01)), *many(OK)], "event-loop-blocked",
         rungs=(slow(outside.BESIDE),), proof="one request at a time",
     ),
+    "a server whose workers are all taken": Case(
+        [Ask(504 if step > 2 else 200, seconds=0.2 * step) for step in range(1, 6) for _ in "ab"],
+        "thread-pool-starvation", rungs=(slow(outside.BESIDE),), proof="one request at a time",
+        below=("event-loop-blocked", "platform-timeout"),
+    ),
+    "a server with one thread, which is held": Case(
+        [Ask(504 if step > 2 else 200, seconds=0.2 * step) for step in range(1, 11)],
+        "event-loop-blocked", rungs=(slow(outside.BESIDE),), proof="one request at a time",
+    ),
+    "a server that slows down for all alike": Case(
+        [Ask(504 if step > 2 else 200, seconds=0.2 + 0.08 * step) for step in range(10)],
+        "event-loop-blocked", rungs=(slow(outside.BESIDE),), proof="one request at a time",
+    ),
     "somebody inside gave up, and all is slower": Case(
         [*many(replace(ERROR, body="APITimeoutError: Request timed out.", seconds=2.0))],
         "provider-slow", proof="one request at a time",

@@ -8,6 +8,7 @@ What neither can tell is said in the verdict's note, with what would settle it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,12 @@ FEW = 3
 MANY = 8
 """Items of a list, or model calls of one request open at once, from which the fan-out itself
 is suspect."""
+LEAST_SERVED = 2
+"""Requests served at a time from which it is a number of workers, and not one thread."""
+STEP = 1.4
+"""Times the usual duration below which a request was served at once."""
+OFF_STEP = 0.3
+"""Share by which nine of ten durations may miss their step."""
 BESIDE = "a page that does not exist"
 """Name of the rung that tells a server that is held up from one that waits for others."""
 ITEMS = "the same request with one item"
@@ -224,6 +231,13 @@ def _causes(
     overdue = kind == "deadline" or (late and kind in {"server-error", *CUT})
     if overdue and (held := _held_up(evidence)):
         texts = late or _overruns(found, run, evidence)
+        if steps := _in_steps(run, evidence):
+            # One thread that is held lets nobody through in the time that one alone takes.
+            return [
+                ("thread-pool-starvation", 0.8, [*steps, *held, *texts]),
+                ("event-loop-blocked", 0.4, held),
+                ("platform-timeout", 0.4, texts),
+            ]
         return [
             ("event-loop-blocked", 0.8, [*held, *texts]),
             ("cpu-saturation", 0.5, held),
@@ -332,6 +346,36 @@ def _held_up(evidence: Evidence) -> list[Finding]:
         for rung in evidence.ladder.rungs
         if rung.name == BESIDE and rung.status == "slow"
     ]
+
+
+def _in_steps(run: Run, evidence: Evidence) -> list[Finding]:
+    """Do so many of a burst take as long as one alone, so many twice as long, and so on?
+
+    Then only so many are served at a time: k of n end after ceil(k / served) times the usual.
+    """
+    alone = evidence.alone
+    if alone is None or alone is run or run.concurrency < 2 * LEAST_SERVED:
+        return []
+    usual = quantile([outcome.seconds for outcome in alone.outcomes], 0.5)
+    begun = min((outcome.start for outcome in run.outcomes), default=0.0)
+    burst = sorted(o.seconds for o in run.outcomes if o.start - begun < 0.2 * usual)
+    served = sum(seconds < STEP * usual for seconds in burst)
+    if not LEAST_SERVED <= served <= len(burst) / 2:
+        return []
+    off = [
+        abs(seconds / (usual * math.ceil(place / served)) - 1)
+        for place, seconds in enumerate(burst, 1)
+    ]
+    # Where each makes all others wait a little they end one by one, and not in groups.
+    groups = [burst[at : at + served] for at in range(0, len(burst) - served + 1, served)]
+    spread = quantile([each[-1] - each[0] for each in groups], 0.5) / usual
+    if quantile(off, 0.9) > OFF_STEP or spread > 0.5 * (served - 1) / served:
+        return []
+    text = (
+        f"{served} of {len(burst)} that begin together take {usual:.1f} s, as one alone does, and "
+        f"the others multiples of it: no more than {served} are served at a time"
+    )
+    return [Finding(text, "sweep")]
 
 
 def _ended(evidence: Evidence) -> bool:
@@ -539,7 +583,7 @@ def experiments(
 _NEEDS_LOAD = frozenset(
     {
         *("shared-mutable-state", "platform-timeout", "provider-slow", "event-loop-blocked"),
-        "cpu-saturation",
+        *("cpu-saturation", "thread-pool-starvation"),
         *("connection-pool-exhausted", "tool-contention", "file-descriptors-exhausted"),
     }
 )
@@ -562,6 +606,7 @@ def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidenc
         "unbounded-parallelism": 0.8,
         "provider-slow": 0.7,
         "event-loop-blocked": 0.85,
+        "thread-pool-starvation": 0.9,
     }
     return [
         replace(each, score=min(each.score, most.get(each.cause, each.score))) for each in ranked
@@ -589,6 +634,8 @@ _SETTLES: Mapping[str, str] = {
     "refused is in the log of its outbound calls",
     "event-loop-blocked": "what holds the server up (one long callback, a full CPU, no worker "
     "left) cannot be seen from outside; a CPU profile of the process under load settles it",
+    "thread-pool-starvation": "what each worker waits for cannot be seen from outside; a dump of "
+    "the threads under load settles it (py-spy dump, jstack)",
     "no-timeout": "which call inside never ends cannot be seen from outside; log the start and "
     "the end of every outbound call",
     "unbounded-parallelism": "the calls of one request are counted in its log, not from outside",
