@@ -242,6 +242,27 @@ def test_a_failure_has_one_first_suspect(case: Case) -> None:
     assert "\n" not in told
 
 
+@pytest.mark.parametrize(
+    ("after", "cause"),
+    [
+        (many(Ask(504, seconds=6.0), 16), "connection-pool-exhausted"),
+        (many(ERROR, 16), "resource-leak"),
+        ([*many(ERROR, 8), *many(OK, 8)], ""),  # it fails at times
+        (many(OK, 16), ""),
+    ],
+)
+def test_a_service_that_does_not_recover_has_something_taken_from_it(
+    after: Sequence[Ask], cause: str
+) -> None:
+    evidence = Evidence(Sweep(), [served(ALONE, 1, "a"), served(many(ERROR), 10)])
+    found = outside.unrecovered([served(after, 10, "b"), served(after, 1, "c")], evidence)
+    assert [each.cause for each in found[:1]] == [cause] * bool(cause)
+    assert all("it does not recover" in each.evidence[0].finding for each in found)
+    ill = Evidence(Sweep(), [served(after, 1, "a"), served(many(ERROR), 10)])
+    if cause:
+        assert outside.unrecovered([served(after, 1, "c")], ill) == []  # it failed so before
+
+
 def test_less_load_alone_makes_nobody_sure() -> None:
     run = served([*many(ERROR, 6), *many(OK, 4)], 10)
     evidence = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(0),)))

@@ -116,6 +116,8 @@ def judge(case: Case) -> Verdict:
         ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
         if outside.seen(run):
             ranked = outside.sure(ranked, kinds, evidence)
+            later = [trial.during for trial in tried.values() if proof is None]
+            ranked = _each_once([*outside.unrecovered(later, evidence), *ranked])
     except BudgetSpent:
         note = "the budget was spent before an intervention could prove it"
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))

@@ -20,7 +20,7 @@ from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from .crossings import crossings
-from .facts import Evidence, Sign, grows, place, widest
+from .facts import Evidence, Sign, grows, place, signs, widest
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
@@ -588,6 +588,37 @@ _NEEDS_LOAD = frozenset(
     }
 )
 """Causes that one request at a time does not meet."""
+
+
+def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
+    """Does it fail one at a time as well, now that it was under load, and did not before?
+
+    Then something that requests take is not given back, and whatever was tried since met a
+    service that was broken already.
+    """
+    from .rules import layer_of
+
+    alone = evidence.alone
+    after = next((run for run in during if run.concurrency == 1), None)
+    if alone is None or after is None or min(len(alone.outcomes), len(after.outcomes)) < FEW:
+        return []
+    before = Count(len(alone.outcomes), sum(outcome.failed for outcome in alone.outcomes))
+    now = Count(len(after.outcomes), sum(outcome.failed for outcome in after.outcomes))
+    if _share(after) < 0.8 or fell(now, before) >= 0.01:
+        return []
+    text = (
+        f"one at a time {now.failures} of {now.attempts} fail now, {before.failures} of "
+        f"{before.attempts} did before the load: it does not recover, so what a request takes (a "
+        "connection of a pool, a worker, a descriptor) is not given back"
+    )
+    kinds = {each.kind for each in signs(after).values()}
+    waits = bool(kinds & {"deadline", "hung", "read-timeout", "timeout", "pool-timeout"})
+    causes = ("connection-pool-exhausted", "resource-leak")
+    first, second = causes if waits else causes[::-1]
+    return [
+        Suspect(cause, layer_of(cause), score, (Finding(text, "prove"),))
+        for cause, score in ((first, 0.6), (second, 0.45))
+    ]
 
 
 def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidence) -> list[Suspect]:
