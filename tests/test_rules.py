@@ -25,7 +25,18 @@ from playbook.diagnose.prove import WITHOUT, count, interventions, prove, widene
 from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import TRANSIENT, classify
 from playbook.inject import Plan
-from playbook.model import Fault, Finding, Level, Link, Outcome, Span, Suspect, Sweep
+from playbook.model import (
+    Fault,
+    Finding,
+    Ladder,
+    Level,
+    Link,
+    Outcome,
+    Rung,
+    Span,
+    Suspect,
+    Sweep,
+)
 from playbook.runner import Run
 
 WIDTH = 10
@@ -426,6 +437,36 @@ def test_a_tool_that_waits_for_itself_is_contention() -> None:
     """Alone it is quick; together it is slow, and not on the wire."""
     found = late(lambda name: [*chat(name), *tool(name, 0.5, 9.5, wire=False)])
     assert past_deadline(found) == "tool-contention"
+
+
+@pytest.mark.parametrize(
+    ("direct", "wire", "cause"),
+    [
+        (12, "", "tool-contention"),
+        (3, "", "tool-error"),  # called directly it fails as often alone
+        (12, "server-error", "tool-error"),  # its service says so
+    ],
+)
+def test_a_tool_that_fails_only_beside_itself_is_contention(
+    direct: int, wire: str, cause: str
+) -> None:
+    taken = [Link("RuntimeError", "the book is in use by another process")]
+    names = each()
+    spans = [item for n in names for item in [*chat(n), *tool(n, 0.5, 2.5, wire=False)]]
+    spans += [span(n, "tool", "book", 0.5, 2.5, fault="tool-error") for n in names]
+    spans += [
+        span(n, "http", "POST /book", 0.6, 0.7, within="tool", tool="book", fault=wire)
+        for n in names
+    ]
+    found = run([outcome(n, taken) for n in names], spans)
+    rungs = tuple(
+        Rung("tool:book", "tool", "failed" if bad else "ok", "", at, number, bad, 0.5)
+        for at, number, bad in ((1, 8, 0 if direct == 12 else 2), (15, 15, direct))
+    )
+    ranked = suspects(signs(found), found, evidence(alone(), found, ladder=Ladder(rungs)))
+    assert ranked[0].cause == cause
+    offered = interventions("tool-contention", found, list(signs(found).values()), {}, crews=True)
+    assert [it.concurrency for it in offered] == [None, 1]
 
 
 def test_a_deadline_eaten_by_the_model() -> None:

@@ -108,7 +108,10 @@ def interventions(
     if tools and cause in OF_A_TOOL:
         recorded = {name: answers[name] for name in tools if name in answers}
         name = f"tool {', '.join(tools)} answers at once with its recorded answer"
-        return [Intervention(name, Plan(stub=tools, answers=recorded))]
+        stub = Intervention(name, Plan(stub=tools, answers=recorded))
+        # What the request does with the tool's work may need it done.
+        singly = cause == "tool-contention" and run.concurrency > 1
+        return [stub, *([ONE_AT_A_TIME] if singly else [])]
     if cause == "shared-mutable-state":
         # Without a crew to copy, holding the others back until it is built would only serialize.
         fresh = [Intervention("fresh instances per request", Plan(fresh=True))]

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ..model import Fault, Finding, Suspect
+from ..model import Count, Fault, Finding, Suspect
 from ..runner import Run
-from ..stats import quantile
+from ..stats import fell, quantile
 from ..sweep import FULL, THROTTLED, fullness
 from . import catalogue, outside
 from .crossings import crossings
@@ -414,6 +414,10 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
             ("tool-error", 0.5, [never]),
         ]
     fails = Finding(f"in tool {name}: {sign.kind}", "spans")
+    if sign.kind == "tool-error" and _only_together(name, run, evidence):
+        # Its own words for a lock that is taken, and no service's answer.
+        why = [fails, *_direct(evidence, name)]
+        return [("tool-contention", 0.8, why), ("tool-error", 0.5, why)]
     # On the way to some of its service's addresses, or at times.
     at_times = [(SIMPLE[sign.kind], 0.5, [fails])] if sign.kind in ("dns", "tls", "proxy") else []
     return [("tool-error", 0.8, [fails, *_direct(evidence, name)]), *at_times]
@@ -451,6 +455,28 @@ def _never_reached(sign: Sign, run: Run, evidence: Evidence) -> bool:
         if span.kind == "http" and place(span) == sign.place
     ]
     return bool(calls) and all(span.fault == sign.kind for span in calls)
+
+
+def _only_together(tool: str, run: Run, evidence: Evidence) -> bool:
+    """Does a tool fail where it runs many times at once, in CrewAI or called directly, and not one
+    at a time, with no call of its own that fails?"""
+    at = f"tool:{tool}"
+    if any(span.fault for span in run.spans if span.kind == "http" and place(span) == at):
+        return False
+    rungs = [rung for rung in evidence.ladder.rungs if rung.name == at]
+    singly = [rung for rung in rungs if rung.concurrency == 1]
+    single = evidence.alone.spans if evidence.alone is not None else []
+    runs = [bool(span.fault) for span in single if span.kind == "tool" and span.name == tool]
+    alone = Count(
+        len(runs) + sum(rung.attempts for rung in singly),
+        sum(runs) + sum(rung.failures for rung in singly),
+    )
+    many = max(rungs, key=lambda rung: rung.concurrency, default=None)
+    return (
+        many is not None
+        and many.concurrency > 1
+        and fell(Count(many.attempts, many.failures), alone) < 0.01
+    )
 
 
 def _direct(evidence: Evidence, tool: str) -> list[Finding]:
