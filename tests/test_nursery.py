@@ -95,6 +95,26 @@ def test_what_an_import_may_read_is_not_shared(case: Start, tmp_path: Path, what
     assert gone(one.pid)  # the one that was used last is kept for the next case
 
 
+def test_what_was_installed_anew_is_imported_anew(case: Start, tmp_path: Path) -> None:
+    """Somebody upgrades a library and runs the next cell."""
+    library = tmp_path / "site" / "tiktoken.py"
+    library.parent.mkdir()
+    library.write_text("VERSION = 1\n")
+    surroundings = {"PYTHONPATH": str(library.parent)}
+    one = case("one", **surroundings)
+    assert seen(one)
+    one.close()
+    again = case("one", **surroundings)
+    assert again.pid == one.pid
+    again.close()
+    library.write_text("VERSION = 2\n")
+    os.utime(library, (1, 1))
+    upgraded = case("one", **surroundings)
+    assert upgraded.pid != one.pid
+    assert seen(upgraded)
+    assert gone(one.pid)
+
+
 def test_a_process_that_died_is_told_and_replaced(case: Start, tmp_path: Path) -> None:
     one = case("one", NOBODY_ELSES=str(tmp_path))
     assert seen(one)

@@ -155,7 +155,14 @@ class _Imported:
 
     @property
     def usable(self) -> bool:
-        return not self._broken and self.process.poll() is None
+        """It lives, and what it has imported is what is installed: a notebook's kernel outlives
+        many an upgrade."""
+        if self._broken or self.process.poll() is not None:
+            return False
+        try:
+            return not self._ready or bool(self.ask({"current": True})["current"])
+        except TargetError:
+            return False
 
     def ask(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
         """The answer to one message. Raises TargetError if the process has ended."""

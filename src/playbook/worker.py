@@ -18,6 +18,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 QUIET = {
@@ -67,7 +69,8 @@ def nursery(channel: socket.socket, storage: str, crews: bool = True) -> None:
     which is removed at the end.
 
     A request is one JSON line with three descriptors: commands in, evidence out,
-    the target's output. ``{"wait": pid}`` answers with how that worker ended.
+    the target's output. ``{"wait": pid}`` answers with how that worker ended, and
+    ``{"current": true}`` with whether what was imported is what is installed.
     An answer carries the `number` of its request.
     """
     import importlib
@@ -88,6 +91,7 @@ def nursery(channel: socket.socket, storage: str, crews: bool = True) -> None:
             importlib.import_module(name)
         except ImportError:
             continue
+    imported = _stamps(filter(None, map(_file, list(sys.modules.values()))))
     gc.collect()
     gc.freeze()  # 400,000 objects of the imports: no fork copies or collects them again
     channel.sendall(json.dumps({"ready": True}).encode() + b"\n")
@@ -98,6 +102,10 @@ def nursery(channel: socket.socket, storage: str, crews: bool = True) -> None:
             return
         asked = json.loads(data)
         answer = {"number": asked["number"]}
+        if "current" in asked:
+            answer["current"] = _stamps(imported) == imported
+            channel.sendall(json.dumps(answer).encode() + b"\n")
+            continue
         if "wait" in asked:
             _, status = os.waitpid(asked["wait"], 0)
             answer["status"] = os.waitstatus_to_exitcode(status)
@@ -110,6 +118,19 @@ def nursery(channel: socket.socket, storage: str, crews: bool = True) -> None:
         for fd in fds:
             os.close(fd)
         channel.sendall(json.dumps({**answer, "pid": pid}).encode() + b"\n")
+
+
+def _file(module: Any) -> str:
+    return str(getattr(module, "__file__", "") or "")
+
+
+def _stamps(files: Iterable[str]) -> dict[str, int]:
+    """When these files were last changed; those that are gone are left out."""
+    found = {}
+    for file in files:
+        with suppress(OSError):
+            found[file] = os.stat(file).st_mtime_ns
+    return found
 
 
 def _become_worker(asked: dict[str, Any], commands: int, evidence: int, output: int) -> None:
