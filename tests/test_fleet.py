@@ -348,6 +348,7 @@ def test_a_fleet_without_a_worker_left_is_told_in_one_line(cluster: Any, tmp_pat
     assert len(seen) >= 8
 
 
+@pytest.mark.slow  # CI has the fleet itself, and a worker lost in it
 @pytest.mark.e2e
 def test_the_command_spreads_a_crew_over_processes(tmp_path: Path) -> None:
     with lab.start({"latency": {"fixed": 0.1}}) as provider:

@@ -88,6 +88,7 @@ def test_a_write_that_was_made_twice_after_a_failure(tmp_path: Path) -> None:
     assert twice(after) == 0
 
 
+@SLOW
 def test_an_agent_whose_retries_are_spent(tmp_path: Path) -> None:
     with playbook.drill("night-shift", directory=tmp_path / "case") as case:
         before = case.bench.run("sweep", 30, 3)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,14 @@ def case(tmp_path: Path, no_network: dict[str, str]) -> Iterator[Start]:
     """`case("name", NAME=value)` is a case whose target shows what it finds in its process."""
     opened = []
 
-    def begin(name: str, **env: str) -> Nursery:
+    def begin(name: str, *, crews: bool = True, **env: str) -> Nursery:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         (folder / "app.py").write_text(SHOWS)
-        text = f"{folder / 'app.py'}:serve"
-        opened.append(
-            Nursery(
-                target.parse(text), folder / "storage", folder / "log", env={**no_network, **env}
-            )
-        )
+        spec = target.parse(f"{folder / 'app.py'}:serve")
+        if not crews:  # of an endpoint: nothing is imported, and it begins at once
+            spec = replace(target.parse("http://127.0.0.1:9/ask"), directory=str(folder))
+        opened.append(Nursery(spec, folder / "storage", folder / "log", env={**no_network, **env}))
         return opened[-1]
 
     yield begin
@@ -83,13 +82,14 @@ def test_cases_that_are_open_side_by_side_share_it_too(case: Start) -> None:
 @pytest.mark.parametrize("what", ["a variable", "a .env"])
 def test_what_an_import_may_read_is_not_shared(case: Start, tmp_path: Path, what: str) -> None:
     own = {"NOBODY_ELSES": str(tmp_path)}  # the tests beside this one share theirs
-    one = case("one", **own)
+    one = case("one", crews=False, **own)
     (tmp_path / "other").mkdir()
     if what == "a .env":
         (tmp_path / "other" / ".env").write_text("OPENAI_LOG=info\n")
-    other = case("other", **own, **({"OPENAI_LOG": "info"} if what == "a variable" else {}))
+    more = {"OPENAI_LOG": "info"} if what == "a variable" else {}
+    other = case("other", crews=False, **own, **more)
     assert other.pid != one.pid
-    assert seen(one)
+    one.worker().close()
     one.close()
     other.close()
     assert gone(one.pid)  # the one that was used last is kept for the next case
@@ -116,14 +116,14 @@ def test_what_was_installed_anew_is_imported_anew(case: Start, tmp_path: Path) -
 
 
 def test_a_process_that_died_is_told_and_replaced(case: Start, tmp_path: Path) -> None:
-    one = case("one", NOBODY_ELSES=str(tmp_path))
-    assert seen(one)
+    one = case("one", crews=False, NOBODY_ELSES=str(tmp_path))
+    one.worker().close()
     os.kill(one.pid, signal.SIGKILL)
     with pytest.raises(TargetError, match="process ended"):
         one.worker()
-    other = case("other", NOBODY_ELSES=str(tmp_path))
+    other = case("other", crews=False, NOBODY_ELSES=str(tmp_path))
     assert other.pid != one.pid
-    assert seen(other)
+    other.worker().close()
 
 
 def test_an_answer_that_nobody_waited_for_is_passed_over(
