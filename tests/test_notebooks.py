@@ -87,7 +87,7 @@ class TestEveryNotebook:
 
     def test_names_no_machine(self, path):
         text = path.read_text(encoding="utf-8")
-        assert not re.search(r"(/home/|/Users/|/root/|/tmp/|/work/|site-packages)", text)
+        assert not re.search(r"(/(?:home|Users|root|tmp|work)/|site-packages)", text)
         assert str(ROOT) not in text
         assert not re.search(r"\bsk-\w{8,}", text)
 

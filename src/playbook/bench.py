@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -455,13 +456,8 @@ class Bench:
         by its place in a burst must not look as if it failed by its input.
         """
         given = self.settings.inputs
-        chosen = []
-        for turn in range(self._turn, self._turn + count):
-            round_, place = divmod(turn, len(given))
-            order = list(range(len(given)))
-            if round_:
-                random.Random(round_).shuffle(order)
-            chosen.append(order[place])
+        turns = range(self._turn, self._turn + count)
+        chosen = [_order(turn // len(given), len(given))[turn % len(given)] for turn in turns]
         self._turn += count
         inputs = [None if (item := given[place]) is None else dict(item) for place in chosen]
         return inputs, [place + 1 for place in chosen] if len(given) > 1 else []
@@ -535,6 +531,15 @@ def _as_set(plan: Plan, settings: Settings) -> Plan:
         tries=plan.tries if own_tries else settings.tries,
         without=tuple(dict.fromkeys((*plan.without, *settings.without))),
     )
+
+
+@lru_cache(4)
+def _order(round_: int, number: int) -> tuple[int, ...]:
+    """In which order the inputs have their turn in a round; in the first as they were given."""
+    order = list(range(number))
+    if round_:
+        random.Random(round_).shuffle(order)
+    return tuple(order)
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import BROKEN, classify, parse
-from ..model import Ladder, Outcome, Span, Sweep
+from ..model import Count, Ladder, Outcome, Span, Sweep
 from ..runner import Run
 from ..stats import most_open, quantile, slower
 
@@ -376,6 +376,11 @@ def slow_at_times(run: Run) -> float:
     ]
     odd = sum(it > 4 * usual and it > 0.5 * o.seconds for it, o in zip(slowest, late, strict=True))
     return usual if late and odd > 0.6 * len(late) else 0.0
+
+
+def failed(run: Run) -> Count:
+    """Requests of a run that failed, in whatever way."""
+    return Count(len(run.outcomes), sum(outcome.failed for outcome in run.outcomes))
 
 
 def most_at_once(spans: Sequence[Span]) -> int:

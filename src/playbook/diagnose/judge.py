@@ -122,7 +122,7 @@ def judge(case: Case) -> Verdict:
         note = "the budget was spent before an intervention could prove it"
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
     ranked.sort(key=lambda item: -item.score)
-    if ranked and (uneven_ := which_inputs(evidence_of(case, runs).runs)):
+    if ranked and (uneven_ := which_inputs(runs)):
         ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *uneven_))
     ranked = _with_lines(case, ranked)
     first = ranked[0]

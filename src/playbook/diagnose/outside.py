@@ -20,7 +20,7 @@ from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from .crossings import crossings
-from .facts import Evidence, Sign, grows, place, signs, widest
+from .facts import Evidence, Sign, failed, grows, place, signs, widest
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
@@ -602,8 +602,7 @@ def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
     after = next((run for run in during if run.concurrency == 1), None)
     if alone is None or after is None or min(len(alone.outcomes), len(after.outcomes)) < FEW:
         return []
-    before = Count(len(alone.outcomes), sum(outcome.failed for outcome in alone.outcomes))
-    now = Count(len(after.outcomes), sum(outcome.failed for outcome in after.outcomes))
+    before, now = failed(alone), failed(after)
     if _share(after) < 0.8 or fell(now, before) >= 0.01:
         return []
     text = (

@@ -17,6 +17,7 @@ from .facts import (
     ELSEWHERE,
     Sign,
     allowed,
+    failed,
     grows,
     masked,
     model_attempts,
@@ -374,7 +375,7 @@ def prove(
         after = counted(during)
         gone = after.failures <= rate * after.attempts * 0.6
         if intervention.most_calls:
-            other = fell(_failed(during), _failed(run)) < ALPHA  # the retries were worth it
+            other = fell(failed(during), failed(run)) < ALPHA  # the retries were worth it
         else:
             other = not intervention.trades and _changed_form(run, during, rate, hidden)
         if during.hung or not gone or other:
@@ -441,10 +442,6 @@ def answered(run: Run) -> float:
         return 0.0
     seconds = max(span.end for span in calls) - min(span.start for span in calls)
     return sum(not span.fault for span in calls) / max(seconds, 1e-3)
-
-
-def _failed(run: Run) -> Count:
-    return Count(len(run.outcomes), sum(outcome.failed for outcome in run.outcomes))
 
 
 def model_calls(run: Run) -> Counter[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import hashlib
 import json
 import re
 import time
@@ -170,10 +169,12 @@ class Attempt:
             and not _READS.search(self.path)
         ):
             data = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body or b"")
-            self.open.set("playbook.write", _mark(f"{self.method} {self.path} ".encode() + data))
+            self.open.set(
+                "playbook.write", record.mark(f"{self.method} {self.path} ".encode() + data)
+            )
             for name, value in headers.items():
                 if "idempotency" in str(name).lower():
-                    self.open.set("playbook.idempotency", _mark(str(value).encode()))
+                    self.open.set("playbook.idempotency", record.mark(str(value).encode()))
         if body and self.within != "memory":
             self.open.saw(canary.found(_own_words(body)))
 
@@ -265,11 +266,6 @@ def is_answer(body: bytes, *, whole: bool = False) -> bool:
         return False
     held = [data[name] for name in _ANSWERS if name in data]
     return bool(held[0]) if held else "error" not in data
-
-
-def _mark(content: bytes) -> str:
-    """What tells one content from another and keeps nothing of it."""
-    return hashlib.blake2s(content, digest_size=8).hexdigest()
 
 
 def where(url: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import hashlib
 import re
 import threading
 from collections.abc import Callable
@@ -239,7 +238,7 @@ class Watch:
             {"gen_ai.tool.name": name, "playbook.stubbed": name in inject.active.stub},
         )
         text = repr(sorted(arguments.items(), key=str)).encode("utf-8", "replace")
-        opened.set("playbook.arguments", hashlib.blake2s(text, digest_size=8).hexdigest())
+        opened.set("playbook.arguments", record.mark(text))
         opened.saw(canary.found(repr(arguments)))
         return opened
 

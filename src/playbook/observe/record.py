@@ -7,6 +7,7 @@ not the target's. So the target's own instrumentation and ours do not meet eithe
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import time
@@ -147,6 +148,11 @@ def give_up() -> None:
         opened.set("playbook.unfinished", True)
         opened.fail("hung", counts=False)
         opened.end()
+
+
+def mark(content: bytes) -> str:
+    """What tells one content from another and keeps nothing of it."""
+    return hashlib.blake2s(content, digest_size=8).hexdigest()
 
 
 def begin(
