@@ -14,11 +14,12 @@ import pytest
 from conftest import Starter
 
 from playbook import inject, lab, load, prompts, target
-from playbook.diagnose.facts import masked
+from playbook.diagnose.facts import carriers, masked
 from playbook.errors import TRANSIENT
 from playbook.inject import Plan
 from playbook.nursery import Nursery
 from playbook.observe.attempt import is_answer
+from playbook.stats import most_open
 
 EXTRA = Path(__file__).parent / "targets_extra"
 TARGETS = Path(__file__).parent / "targets"
@@ -538,6 +539,32 @@ def test_fresh_instances_end_the_crossing_of_a_shared_tool(start: Starter, fault
     run = start(f"{CREWS}:shared_tool").run([ASK] * 4, 4, Plan(fresh=True), limit_s=60)
     assert [outcome.ok for outcome in run.outcomes] == [True] * 4
     assert [outcome.foreign for outcome in run.outcomes] == [()] * 4
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("way", ["in_threads", "on_the_loop", "in_a_pool"])
+def test_kickoffs_of_one_request_take_turns_with_what_they_share(
+    start: Starter, faults: Any, way: str
+) -> None:
+    faults({"latency": {"fixed": 0.05}})
+    worker = start(f"{CREWS}:branches_{way}")
+    together = worker.run([ASK] * 2, 1, limit_s=60)
+    assert all(outcome.failed for outcome in together.outcomes)
+    assert carriers(together) == []
+    assert {item["name"] for item in carriers(together, beside=True)} == {"read_pages"}
+    in_turn = worker.run([ASK] * 4, 2, Plan(in_turn=True), limit_s=60)
+    assert [outcome.ok for outcome in in_turn.outcomes] == [True] * 4
+    assert carriers(in_turn, beside=True) == []
+    crews = [span for span in in_turn.spans if span.kind == "crew"]
+    assert most_open((span.start, span.end) for span in crews) == 2, "requests still overlap"
+
+
+@pytest.mark.e2e
+def test_a_crew_within_a_crew_has_a_turn_of_its_own(start: Starter) -> None:
+    worker = start(f"{CREWS}:nested")
+    run = worker.run([ASK] * 2, 2, Plan(in_turn=True), limit_s=60)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 2
+    assert sum(span.kind == "crew" for span in run.spans) == 6
 
 
 @pytest.mark.e2e

@@ -634,6 +634,20 @@ def test_one_at_a_time_there_is_no_shared_state_to_blame() -> None:
     assert "shared-mutable-state" not in accused(found)
 
 
+@pytest.mark.parametrize("chain", [LOST, [Link("desk.Incomplete", "2 of 3 branches")]])
+def test_kickoffs_of_one_request_share_as_requests_do_and_fail_alone(chain: list[Link]) -> None:
+    ill = run([outcome(name, chain) for name in each(prefix="a")], width=1)
+    inner = [share("tool", "read", [name]) for name in each()]
+    found = run([outcome(name, chain) for name in each()], shares=inner, mutated={"read"})
+    ranked = suspects(signs(found), found, evidence(ill, found))
+    assert ranked[0].cause == "shared-mutable-state"
+    assert "one tool object in kickoffs of one request that overlap" in repr(ranked[0].evidence)
+    offered = interventions(ranked[0].cause, found, [], {}, crews=True, single=ill)
+    assert [each.name for each in offered] == ["the kickoffs of a request one at a time"]
+    steady = run([outcome(name, chain) for name in each()], shares=inner)
+    assert "shared-mutable-state" not in accused(steady, ill)
+
+
 # --- health -----------------------------------------------------------------------------------
 
 

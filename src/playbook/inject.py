@@ -58,6 +58,8 @@ class Plan:
     """Connections that a client's pool may hold; 0 leaves it alone."""
     own_loops: bool = False
     """Each request of an asynchronous target on a loop and a thread of its own."""
+    in_turn: bool = False
+    """The kickoffs that one request has side by side run one after the other."""
     own_process: bool = False
     """Each request in a fresh start of the target (done by `playbook.bench`)."""
     own_lock: bool = False

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import requests
@@ -121,6 +122,74 @@ def shared_tool(inputs: dict) -> Crew:
     notes.owner = inputs["question"]
     agent = _agent(tools=(notes,))
     return Crew(agents=[agent], tasks=[_task("answer", agent, f"Use read_notes: {notes.owner}")])
+
+
+class Pages(BaseTool):
+    """Reads page after page, and keeps in itself where it is."""
+
+    name: str = "read_pages"
+    description: str = "Reads all pages."
+    page: int = 0
+    read: list = Field(default_factory=list)
+
+    def _run(self) -> str:
+        self.page, texts = 0, []
+        while self.page < 3:
+            texts.append(httpx.get(f"{os.environ['TOOLS_URL']}/records/{self.page}").text)
+            self.page += 1
+        self.read.append(len(texts))
+        return f"{len(texts)} pages"
+
+
+def _branches(inputs: dict) -> tuple[Pages, Crew, list[dict]]:
+    pages = Pages()
+    agent = _agent(tools=(pages,))
+    crew = Crew(agents=[agent], tasks=[_task("answer", agent, "Use read_pages: {question}")])
+    return pages, crew, [inputs] * 3
+
+
+def _complete(pages: Pages) -> str:
+    if pages.read != [3, 3, 3]:
+        raise ValueError(f"pages are missing: {pages.read}")
+    return str(pages.read)
+
+
+async def branches_in_threads(inputs: dict) -> str:
+    """CrewAI copies the crew for each, and all copies hold the one tool."""
+    pages, crew, rows = _branches(inputs)
+    await crew.kickoff_for_each_async(rows)
+    return _complete(pages)
+
+
+async def branches_on_the_loop(inputs: dict) -> str:
+    pages, crew, rows = _branches(inputs)
+    await crew.akickoff_for_each(rows)
+    return _complete(pages)
+
+
+def branches_in_a_pool(inputs: dict) -> str:
+    pages, crew, rows = _branches(inputs)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda row: crew.copy().kickoff(row), rows))
+    return _complete(pages)
+
+
+class Delegate(BaseTool):
+    """A tool that has a crew of its own work, twice at once."""
+
+    name: str = "delegate"
+    description: str = "Delegates."
+
+    def _run(self) -> str:
+        with ThreadPoolExecutor(2) as pool:
+            done = [pool.submit(_crew("What now?").kickoff) for _ in range(2)]
+            return str([each.result().raw for each in done])
+
+
+def nested(inputs: dict) -> Crew:
+    agent = _agent(tools=(Delegate(),))
+    text = f"Use delegate: {inputs['question']}"
+    return Crew(agents=[agent], tasks=[_task("answer", agent, text)])
 
 
 def remembering(inputs: dict) -> Crew:

@@ -23,6 +23,7 @@ from .facts import (
     Evidence,
     Sign,
     by_request,
+    carriers,
     configured_timeout,
     grows,
     masked,
@@ -309,17 +310,10 @@ def _overlap(view: View) -> Trait:
 def _crossed(view: View) -> Trait:
     what = "another request's data, or one object in two requests at once"
     hit = sum(sign in SHARED for sign in view.found.values())
-    held = sum(
-        item["kind"] in ("crew", "agent", "task") for run in view.runs for item in run.shares
-    )
-    held += sum(
-        item["kind"] == "tool" and item["name"] in run.mutated
-        for run in view.runs
-        for item in run.shares
-    )
+    held = any(carriers(run) for run in view.runs)
     seen = f"{_of(hit, view.requests, 'requests')} carry another's data"
     shared = "objects are shared" if held else "no object that changes is shared"
-    return Trait(what, f"{seen}; {shared}", bool(hit or held))
+    return Trait(what, f"{seen}; {shared}", bool(hit) or held)
 
 
 def _fan_out(view: View) -> Trait:

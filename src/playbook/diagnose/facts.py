@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import BROKEN, classify, parse
 from ..model import Count, Ladder, Outcome, Span, Sweep
@@ -381,6 +382,17 @@ def slow_at_times(run: Run) -> float:
 def failed(run: Run) -> Count:
     """Requests of a run that failed, in whatever way."""
     return Count(len(run.outcomes), sum(outcome.failed for outcome in run.outcomes))
+
+
+def carriers(run: Run, *, beside: bool = False) -> list[dict[str, Any]]:
+    """Objects that two requests held at once, and through which data can pass; with `beside`,
+    those that two kickoffs of one request held at once."""
+    return [
+        item
+        for item in run.shares
+        if (len(item["requests"]) == 1) is beside
+        and (item["kind"] != "tool" or item["name"] in run.mutated)
+    ]
 
 
 def most_at_once(spans: Sequence[Span]) -> int:

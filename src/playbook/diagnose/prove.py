@@ -17,6 +17,7 @@ from .facts import (
     ELSEWHERE,
     Sign,
     allowed,
+    carriers,
     failed,
     grows,
     masked,
@@ -117,7 +118,10 @@ def interventions(
         # Without a crew to copy, holding the others back until it is built would only serialize.
         fresh = [Intervention("fresh instances per request", Plan(fresh=True))]
         apart = Intervention("a fresh process for each request", Plan(own_process=True), 1)
-        return [*(fresh if crews else []), ONE_AT_A_TIME, apart]
+        turns = [IN_TURN] if carriers(run, beside=True) else []
+        if turns and not carriers(run):
+            return turns
+        return [*(fresh if crews else []), *turns, ONE_AT_A_TIME, apart]
     if cause in _OF_THE_PROVIDER:
         return _of_the_provider(cause, run)
     if cause == "connection-pool-exhausted":
@@ -177,6 +181,7 @@ OF_A_TOOL = {
 }
 """Causes that go with the tool that has them; the last three where they are on its own way."""
 ONE_AT_A_TIME = Intervention("one request at a time", Plan(), 1, broad=True)
+IN_TURN = Intervention("the kickoffs of a request one at a time", Plan(in_turn=True), broad=True)
 OF_ITS_OWN: Mapping[str, Sequence[Intervention]] = {
     "unbounded-parallelism": (
         Intervention(

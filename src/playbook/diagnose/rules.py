@@ -22,6 +22,7 @@ from .facts import (
     Evidence,
     Sign,
     by_request,
+    carriers,
     configured_timeout,
     grows,
     inner_faults,
@@ -599,15 +600,19 @@ def _shared_state(
     scores: dict[str, float],
     findings: dict[str, list[Finding]],
 ) -> None:
-    """Shared objects are no crime; shared objects and failures only when requests overlap are."""
+    """Shared objects are no crime; shared objects and failures only when requests overlap are.
+
+    Where the kickoffs of one request share, it needs no other request to fail.
+    """
     cause = "shared-mutable-state"
     alone = evidence.alone
     clean_alone = alone is None or not any(outcome.failed for outcome in alone.outcomes)
-    mutable = [item for item in run.shares if item["kind"] in ("crew", "agent", "task")]
-    tools = [item for item in run.shares if item["kind"] == "tool" and item["name"] in run.mutated]
-    own = {name for name, sign in found.items() if sign.kind == "application-error"}
-    if cause not in scores and own and clean_alone and run.concurrency > 1 and (mutable or tools):
-        scores[cause] = 0.7 * len(own) / len(found)
+    kinds = Counter(sign.kind for sign in found.values())
+    own = 0.7 * kinds["application-error"] + 0.5 * kinds["unknown"]
+    held = carriers(run) if clean_alone and run.concurrency > 1 else []
+    beside = carriers(run, beside=True)
+    if cause not in scores and own and (held or beside):
+        scores[cause] = own / len(found)
         findings[cause] = []
     if cause not in scores:
         return
@@ -629,14 +634,16 @@ def _shared_state(
         texts.append(
             Finding(f"none of {len(alone.outcomes)} requests fails one at a time", "sweep")
         )
-    for kind, name, type_ in dict.fromkeys(
-        (item["kind"], item["name"], item["type"]) for item in [*mutable, *tools]
+    for items, where in (
+        (carriers(run), "overlapping requests"),
+        (beside, "kickoffs of one request that overlap"),
     ):
-        texts.append(
-            Finding(
-                f"one {kind} object in overlapping requests: {name or type_} ({type_})", "sharing"
+        for kind, name, type_ in dict.fromkeys(
+            (item["kind"], item["name"], item["type"]) for item in items
+        ):
+            texts.append(
+                Finding(f"one {kind} object in {where}: {name or type_} ({type_})", "sharing")
             )
-        )
     texts += crossings(run)[:2]
 
 

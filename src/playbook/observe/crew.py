@@ -6,8 +6,10 @@ not by a handler: handlers run later in a pool, and a kickoff waits for them.
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
+import itertools
 import re
 import threading
 from collections.abc import Callable
@@ -73,7 +75,8 @@ class Watch:
         """Crews caught at their kickoff while the audit reads them."""
         self.opened: dict[str, record.Open] = {}
         self.lock = threading.Lock()
-        self.users: dict[int, tuple[Any, set[str]]] = {}
+        self.users: dict[int, tuple[Any, dict[int, str]]] = {}
+        """Objects in use: by which kickoffs, by number, and of which request each is."""
         self.crews: dict[str, list[str]] = {}
         self.llm: Any = None
         self.tools: dict[str, tuple[Any, dict[str, Any]]] = {}
@@ -195,20 +198,24 @@ class Watch:
             if limit and used >= limit:
                 spent = {"t": "spent", "name": name, "used": used, "limit": limit}
                 self.emit({**spent, "request": request})
+        around = scope.kickoffs.get()
+        mine = around[-1]
         with self.lock:
             for kind, name, item in things:
-                users = self.users.setdefault(id(item), (item, set()))[1]
-                if others := users - {request}:
+                users = self.users.setdefault(id(item), (item, {}))[1]
+                others = {of for of in users.values() if of != request}
+                beside = any(of == request and number not in around for number, of in users.items())
+                if others or beside:
                     self.emit(
                         {
                             "t": "share",
                             "kind": kind,
                             "name": name,
                             "type": type(item).__name__,
-                            "requests": [request, min(others)],
+                            "requests": [request, min(others)] if others else [request],
                         }
                     )
-                users.add(request)
+                users[mine] = request
 
         def leave() -> None:
             changed = [
@@ -222,7 +229,7 @@ class Watch:
                 for _, _, item in things:
                     entry = self.users.get(id(item))
                     if entry is not None:
-                        entry[1].discard(request)
+                        entry[1].pop(mine, None)
                         if not entry[1]:
                             del self.users[id(item)]
 
@@ -333,32 +340,73 @@ def _patch_kickoff(crew: Any, watch: Watch) -> None:
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         if inside.get() == id(self):  # a streaming crew calls its own kickoff
             return kickoff(self, *args, **kwargs)
-        runs, leave = watch.kickoff(self)
-        token = inside.set(id(runs))
-        try:
-            return kickoff(runs, *args, **kwargs)
-        finally:
-            inside.reset(token)
-            leave()
+        with _Turn():
+            runs, leave = watch.kickoff(self)
+            token = inside.set(id(runs))
+            try:
+                return kickoff(runs, *args, **kwargs)
+            finally:
+                inside.reset(token)
+                leave()
 
     @functools.wraps(akickoff)
     async def awatched(self: Any, *args: Any, **kwargs: Any) -> Any:
         if inside.get() == id(self):
             return await akickoff(self, *args, **kwargs)
-        runs, leave = watch.kickoff(self)
-        token = inside.set(id(runs))
-        try:
-            return await akickoff(runs, *args, **kwargs)
-        finally:
-            inside.reset(token)
-            leave()
+        async with _Turn():
+            runs, leave = watch.kickoff(self)
+            token = inside.set(id(runs))
+            try:
+                return await akickoff(runs, *args, **kwargs)
+            finally:
+                inside.reset(token)
+                leave()
 
     @functools.wraps(kickoff_async)
     async def copied(self: Any, *args: Any, **kwargs: Any) -> Any:
         # A copy is taken here and now, before another request runs on this loop.
-        return await kickoff_async(inject.apply(self), *args, **kwargs)
+        runs = inject.apply(self)
+        async with _Turn():  # waited for here, and not in one of the executor's threads
+            return await kickoff_async(runs, *args, **kwargs)
 
     crew.kickoff, crew.akickoff, crew.kickoff_async = watched, awatched, copied
+
+
+class _Turn:
+    """A kickoff, and its turn among those beside it in its request, where the plan gives turns.
+
+    Kickoffs within a kickoff have turns of their own: the outer one waits for them.
+    """
+
+    def __init__(self) -> None:
+        self.above = scope.kickoffs.get()
+        self.turn: threading.Lock | None = None
+        if (owner := scope.current.get()) is not None and inject.active.in_turn:
+            self.turn = owner.turns.setdefault(self.above, threading.Lock())
+
+    def __enter__(self) -> None:
+        if self.turn is not None:
+            self.turn.acquire()
+        self._begin()
+
+    async def __aenter__(self) -> None:
+        while self.turn is not None and not self.turn.acquire(blocking=False):
+            await asyncio.sleep(0.005)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.token = scope.kickoffs.set((*self.above, next(_numbers)))
+
+    def __exit__(self, *_: object) -> None:
+        scope.kickoffs.reset(self.token)
+        if self.turn is not None:
+            self.turn.release()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+
+_numbers = itertools.count()
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

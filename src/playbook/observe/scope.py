@@ -39,6 +39,8 @@ class Scope:
 
     building: bool = False
     """It holds the turn to build its crew (see `playbook.inject.may_build`)."""
+    turns: dict[tuple[int, ...], threading.Lock] = field(default_factory=dict)
+    """For each place in `kickoffs`, the turn of the kickoffs that begin there."""
 
 
 current: contextvars.ContextVar[Scope | None] = contextvars.ContextVar(
@@ -50,6 +52,10 @@ within: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_within", 
 """``llm`` or ``memory`` while CrewAI is at work on one."""
 tool: contextvars.ContextVar[str] = contextvars.ContextVar("playbook_tool", default="")
 """The name of the tool that runs."""
+kickoffs: contextvars.ContextVar[tuple[int, ...]] = contextvars.ContextVar(
+    "playbook_kickoffs", default=()
+)
+"""The numbers of the kickoffs that the code runs in, the outermost first."""
 SHORT = 0.005
 """Seconds below which a wait is not worth a span."""
 on_queued: Callable[[float, str], None] | None = None
@@ -57,7 +63,7 @@ on_queued: Callable[[float, str], None] | None = None
 queued: dict[int, tuple[float, str, Any, Any]] = {}
 """Jobs that wait for a thread: since when, of which pool, in which request, under which span."""
 _numbers = itertools.count()
-_CARRIED: tuple[contextvars.ContextVar[Any], ...] = (current, parent, within, tool)
+_CARRIED: tuple[contextvars.ContextVar[Any], ...] = (current, parent, within, tool, kickoffs)
 
 
 _Context = contextvars.Context
