@@ -338,16 +338,35 @@ def test_only_the_last_sweep_is_gone_on_with(make: Make) -> None:
     assert widths == {1, 2}
 
 
-def test_a_sweep_that_was_stopped_is_made_again(make: Make) -> None:
-    service = Service()
-    first = make(service, max_requests=6, requests_per_level=5)
+@pytest.mark.parametrize(
+    ("budget", "more"), [(5, 16), (6, 11), (8, 11)], ids=["no level", "one level", "one and a part"]
+)
+def test_a_sweep_that_was_stopped_goes_on_after_the_levels_it_has(
+    make: Make, budget: int, more: int
+) -> None:
+    service, each = Service(), {"levels": (1, 2, 4), "requests_per_level": 5}
+    first = make(service, max_requests=budget, **each)
     assert first.sweep().stopped_early
     first.close()
-    calls = service.calls
-    again = make(service, requests_per_level=5)
+    assert service.calls == budget
+    again = make(service, **each)
     assert again.step("sweep") is None
-    assert [run.concurrency for run in again.runs()] == [1, 4]
-    assert service.calls == calls + 11
+    assert [len(run.outcomes) for run in again.runs()] == [5, 5, 5]
+    assert service.calls == budget + more, "the first request warms the process up"
+    again.close()
+    assert [run.concurrency for run in make(service, **each).runs()] == [1, 2, 4]
+    assert service.calls == budget + more
+
+
+def test_levels_with_other_settings_are_not_gone_on_with(make: Make) -> None:
+    service = Service()
+    first = make(service, max_requests=6, requests_per_level=5)
+    first.sweep()
+    first.close()
+    again = make(service, requests_per_level=5)
+    again.configure(tries=2)
+    assert [len(run.outcomes) for run in again.runs()] == [5, 5]
+    assert service.calls == 6 + 11
 
 
 # --- stopping ---------------------------------------------------------------------------------

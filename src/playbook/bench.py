@@ -316,7 +316,7 @@ class Bench:
         if own and self.cold and concurrency > 1 and self.afford(count + 1, sends) > count:
             # As the sweep did: what begins cold is another experiment.
             self._run("warm-up", 1, 1, plan, worker, "first request")
-        plan = _as_set(plan, self.settings)
+        plan = as_set(plan, self.settings)
         done = 0
         self.runs += 1
         number = self.runs
@@ -353,8 +353,8 @@ class Bench:
         worker.on_message = listen
         self.requests += count * sends
         self.on_progress(Progress(step, text, 0, count, concurrency))
-        meta = {"t": "run", "concurrency": concurrency, "plan": asdict(replace(plan, answers={}))}
-        self.keep(number, step, meta)
+        told = {"concurrency": concurrency, "count": count}
+        self.keep(number, step, {"t": "run", **told, "plan": asdict(replace(plan, answers={}))})
         try:
             with self._at_work():
                 given, items = self._inputs(count)
@@ -498,7 +498,7 @@ class Bench:
         sent = sum(span.attributes.get("playbook.within") == "endpoint" for span in run.spans)
         if not (run.hung or run.cut or run.died):
             self.requests -= count * sends - min(max(sent, count), count * sends)
-        if run.plan == _as_set(Plan(), self.settings):  # an intervention may make requests wait
+        if run.plan == as_set(Plan(), self.settings):  # an intervention may make requests wait
             self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
         for span in run.spans:
             within = span.attributes.get("playbook.within")
@@ -521,7 +521,7 @@ class Bench:
             self._p50 = ended[len(ended) // 2]
 
 
-def _as_set(plan: Plan, settings: Settings) -> Plan:
+def as_set(plan: Plan, settings: Settings) -> Plan:
     """The plan with what the settings want in every run; what it says itself stands."""
     own_timeout = plan.timeout_factor != 1.0 or plan.timeout_s
     own_tries = plan.agent_tries or plan.tries

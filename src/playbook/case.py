@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from . import __version__
-from .bench import Bench, BudgetSpent, NotConfirmed, Settings, Stopped
+from .bench import Bench, BudgetSpent, NotConfirmed, Settings, Stopped, as_set
 from .canary import PLACEHOLDER
 from .errors import redact, scrub
 from .inject import Plan
@@ -127,6 +127,8 @@ class Case:
         self._lock = threading.Lock()
         self._bench: Bench | None = None
         self._runs: list[Run] = []
+        self._measured: list[Run] = []
+        """Levels that a sweep had served in full when it was stopped."""
         self._steps: dict[str, Any] = {}
         self._listeners: list[Callable[[dict[str, Any]], None]] = []
         self._tried: list[Run] = []
@@ -161,15 +163,16 @@ class Case:
                     "or name another folder"
                 )
             record = read(self.directory)
+            evidence, late = self.directory / "evidence.jsonl", self.settings.deadline_s
             if (record.sweep is not None and not record.sweep.stopped_early) or record.verdict:
                 self._steps = {
                     name: value
                     for name in STEPS
                     if (value := getattr(record, name, None)) is not None and name != "verdict"
                 }
-                self._runs = replay(
-                    self.directory / "evidence.jsonl", "sweep", self.settings.deadline_s
-                )
+                self._runs = replay(evidence, "sweep", late)
+            elif evidence.is_file():
+                self._measured = replay(evidence, "sweep", late, whole=True)
         settings = {
             **asdict(self.settings),
             "env": sorted(self.settings.env),
@@ -326,9 +329,13 @@ class Case:
         from . import sweep as sweeping
 
         self.bench.resume()
-        self._keep(0, "sweep", {"t": "begins"})
         plan = Plan(timeout_s=timeout or 0.0, tries=tries, without=tuple(without))
-        result, self._runs = sweeping.sweep(self.bench, levels or self.settings.levels, plan)
+        same = as_set(plan, self.settings)
+        known = {run.concurrency: run for run in self._measured if run.plan == same}
+        self._measured = []
+        if not known:
+            self._keep(0, "sweep", {"t": "begins"})
+        result, self._runs = sweeping.sweep(self.bench, levels or self.settings.levels, plan, known)
         self._tried = []
         if self.spec.kind == "http" and self._runs:
             from .diagnose.outside import unusable

@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -376,12 +376,16 @@ class Worker:
         self._ended(self.pid)
 
 
-def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[Run]:
+def replay(
+    evidence: Path, step: str | None, deadline_s: float | None, *, whole: bool = False
+) -> list[Run]:
     """The complete runs of one step as a case's folder has them, one for each concurrency.
 
-    A run that was killed has no ``done`` and is left out. With None as the step,
-    everything of all steps, complete or not.
+    A run that was killed has no ``done`` and is left out; with `whole`, so is one that was
+    stopped before all of its requests were served. With None as the step, everything of all
+    steps, complete or not.
     """
+    asked: dict[tuple[Any, str], int] = {}
     found: dict[tuple[Any, str], Run] = {}
     every: list[Run] = []
     complete: dict[int, Run] = {}
@@ -398,8 +402,9 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
             if message["t"] == "begins":
                 complete = {}  # a new sweep; what the older ones had is only history
             if message["t"] == "run":
-                found[key] = Run(message["concurrency"], Plan(**message["plan"]))
+                found[key] = Run(message["concurrency"], _plan(message["plan"]))
                 every.append(found[key])
+                asked[key] = message.get("count", 0)
             run = found.get(key)
             if run is None:
                 continue
@@ -409,7 +414,7 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
             elif message["t"] == "done":
                 run.stats = {name: message[name] for name in STATS if name in message}
                 width = run.concurrency
-                if step is None:
+                if step is None or (whole and len(run.outcomes) < asked[key]):
                     continue
                 if width in complete:
                     complete[width].extend(run)
@@ -418,6 +423,14 @@ def replay(evidence: Path, step: str | None, deadline_s: float | None) -> list[R
             else:
                 _collect(run, message)
     return list(complete.values()) if step is not None else every
+
+
+def _plan(stored: Mapping[str, Any]) -> Plan:
+    """JSON knows no tuples."""
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return Plan(**fields)
 
 
 def _collect(run: Run, message: dict[str, Any]) -> None:

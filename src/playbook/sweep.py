@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from . import canary
 from .bench import Bench, BudgetSpent, Stopped
@@ -25,11 +26,17 @@ FULL = 0.85
 """CPU seconds per second of one Python process above which its own latency is in doubt."""
 
 
-def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Sweep, list[Run]]:
+def sweep(
+    bench: Bench,
+    levels: Sequence[int],
+    plan: Plan = Plan(),
+    known: Mapping[int, Run] = MappingProxyType({}),
+) -> tuple[Sweep, list[Run]]:
     """Run the levels in order in one process, as a server would live through them.
 
     A first request warms the process up and is not counted. Stops early once
-    failures are beyond doubt, or the budget is spent, or somebody stops it.
+    failures are beyond doubt, or the budget is spent, or somebody stops it. What is
+    `known`, by concurrency, of a sweep that was stopped is not served again.
     """
     rows: list[Level] = []
     runs: list[Run] = []
@@ -48,28 +55,9 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
             if warm.hung or warm.died:
                 bench.retire(worker)
                 worker = bench.fresh()
-            asked = bench.settings.requests_per_level
-            count = asked or _count(concurrency, each)
-            slow = not asked and concurrency == 1 and each > SLOW_SECONDS and not warm.hung
-            run = bench.run(
-                "sweep",
-                max(count - slow, 1),
-                concurrency,
-                plan,
-                worker=worker,
-                text=f"{concurrency} at once",
-            )
-            if concurrency == 1 and not warm.hung:
-                bench.cold = _seconds(warm) > COLD * _seconds(run) + COLD_SECONDS
-            if slow and bench.cold:
-                each = _seconds(run)
-                again = _count(1, each) - len(run.outcomes)
-                if again > 0:
-                    run.extend(bench.run("sweep", again, 1, plan, worker=worker, text="1 at once"))
-            elif slow:
-                # What the warming up adds is nothing beside such a request: it counts.
-                run.outcomes = warm.outcomes + run.outcomes
-                run.spans = warm.spans + run.spans
+            run = known.get(concurrency)
+            if run is None or len(run.outcomes) < (bench.settings.requests_per_level or 1):
+                run = _level(bench, worker, plan, concurrency, each, warm)
             warm = run
             if not run.outcomes:
                 break
@@ -102,6 +90,28 @@ def sweep(bench: Bench, levels: Sequence[int], plan: Plan = Plan()) -> tuple[Swe
     finally:
         bench.lay_by(worker)
     return Sweep(tuple(rows), early), runs
+
+
+def _level(
+    bench: Bench, worker: Worker, plan: Plan, concurrency: int, each: float, warm: Run
+) -> Run:
+    """The requests of one level, where one takes `each` seconds and `warm` was served before."""
+    asked = bench.settings.requests_per_level
+    count = asked or _count(concurrency, each)
+    slow = not asked and concurrency == 1 and each > SLOW_SECONDS and not warm.hung
+    text = f"{concurrency} at once"
+    run = bench.run("sweep", max(count - slow, 1), concurrency, plan, worker=worker, text=text)
+    if concurrency == 1 and not warm.hung:
+        bench.cold = _seconds(warm) > COLD * _seconds(run) + COLD_SECONDS
+    if slow and bench.cold:
+        again = _count(1, _seconds(run)) - len(run.outcomes)
+        if again > 0:
+            run.extend(bench.run("sweep", again, 1, plan, worker=worker, text=text))
+    elif slow:
+        # What the warming up adds is nothing beside such a request: it counts.
+        run.outcomes = warm.outcomes + run.outcomes
+        run.spans = warm.spans + run.spans
+    return run
 
 
 def _seconds(run: Run) -> float:
