@@ -13,7 +13,7 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -647,6 +647,11 @@ def plain_http_for_tls() -> Iterator[str]:
         yield url.replace("http:", "https:")
 
 
+def kept(answer: Callable[[socket.socket], None]) -> AbstractContextManager[str]:
+    """CrewAI asks again after some answers: on a connection that is being closed it would be reset."""
+    return provider(answer, keep_alive=True)
+
+
 FAULTS = {
     "connect-refused": nobody,
     "dns": no_such_name,
@@ -656,13 +661,13 @@ FAULTS = {
     "disconnected": lambda: provider(lambda connection: None),
     "truncated": lambda: provider(reply("200 OK", ANSWER, claimed=len(ANSWER) + 50)),
     "tls": plain_http_for_tls,
-    "rate-limit": lambda: provider(reply("429 Too Many Requests", b'{"error": {"message": "Rate limit reached for m", "code": "rate_limit_exceeded"}}')),
-    "quota": lambda: provider(reply("429 Too Many Requests", b'{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}')),
-    "server-error": lambda: provider(reply("529 Overloaded", b"<html><title>Overloaded</title></html>")),
-    "auth": lambda: provider(reply("401 Unauthorized", b'{"error": {"message": "Incorrect API key provided: sk-abcdefgh"}}')),
-    "not-found": lambda: provider(reply("404 Not Found", b'{"error": {"message": "no such model"}}')),
-    "context-length": lambda: provider(reply("400 Bad Request", b'{"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}')),
-    "bad-response": lambda: provider(reply("200 OK", b'{"choices": [')),
+    "rate-limit": lambda: kept(reply("429 Too Many Requests", b'{"error": {"message": "Rate limit reached for m", "code": "rate_limit_exceeded"}}')),
+    "quota": lambda: kept(reply("429 Too Many Requests", b'{"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}')),
+    "server-error": lambda: kept(reply("529 Overloaded", b"<html><title>Overloaded</title></html>")),
+    "auth": lambda: kept(reply("401 Unauthorized", b'{"error": {"message": "Incorrect API key provided: sk-abcdefgh"}}')),
+    "not-found": lambda: kept(reply("404 Not Found", b'{"error": {"message": "no such model"}}')),
+    "context-length": lambda: kept(reply("400 Bad Request", b'{"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}')),
+    "bad-response": lambda: kept(reply("200 OK", b'{"choices": [')),
 }  # fmt: skip
 
 

@@ -90,6 +90,7 @@ def test_pytest_without_it_stays_light(run: pytest.Pytester) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_shared_crew_fails_its_test(run: pytest.Pytester) -> None:
     """The target is named from pytest's root, and pytest is started below it."""
     app = run.mkdir("app")

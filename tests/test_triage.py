@@ -78,7 +78,8 @@ def test_each_failing_drill_is_named_and_proven(name: str, tmp_path: Path) -> No
         assert not file.is_file() or "lab-key" not in file.read_text(errors="replace"), file
 
 
-@pytest.mark.parametrize("name", ["healthy", pytest.param("healthy-slow", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("name", ["healthy", "healthy-slow"])
 def test_a_healthy_crew_is_left_in_peace(name: str, tmp_path: Path) -> None:
     out = tmp_path / "v.json"
     done = playbook("drill", name, "--case", str(tmp_path / "case"), "--json", str(out))
