@@ -358,6 +358,14 @@ def test_a_sweep_that_was_stopped_goes_on_after_the_levels_it_has(
     assert service.calls == budget + more
 
 
+def test_a_level_that_the_budget_cannot_fill_is_no_level_that_passed(make: Make) -> None:
+    case = make(Service(), levels=(1, 50), max_requests=30)
+    assert case.sweep().stopped_early
+    verdict = case.verdict()
+    assert verdict.outcome == "healthy"
+    assert "seen up to 19 at once only: the budget was spent" in verdict.note
+
+
 def test_levels_with_other_settings_are_not_gone_on_with(make: Make) -> None:
     service = Service()
     first = make(service, max_requests=6, requests_per_level=5)

@@ -189,7 +189,7 @@ def _sweep(sweep: Sweep) -> Sheet:
     at = joined(level.concurrency for level in sweep.levels)
     facts = [Fact("sweep", f"the same work, {at} at once" if at else "nothing was measured")]
     if sweep.stopped_early:
-        facts.append(Fact("stopped early", "the levels above were not run", tone="warn"))
+        facts.append(Fact("stopped early", "not every level was run in full", tone="warn"))
     columns = (
         Column("at once", number=True),
         Column("failed", varies=True, number=True),

@@ -76,6 +76,9 @@ def sweep(
             runs.append(run)
             rows.append(row(run))
             bench.on_progress(Progress("sweep", concurrency=concurrency, level=rows[-1]))
+            full = min(concurrency, bench.settings.requests_per_level or concurrency)
+            if len(run.outcomes) < full and not (run.hung or run.died):
+                early = True  # the budget did not fill the level, nor will it fill one above
             if concurrency == 1:
                 each = rows[-1].p50_s
             asked_for = concurrency < max(bench.settings.required, default=0)

@@ -367,7 +367,7 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
         return _verdict(case, "inconclusive", note=note)
     hidden = [sign for run in runs for sign in masked(run).values()]
     sweep = case.step("sweep")
-    reached = max((run.concurrency for run in runs), default=0)
+    reached = max((min(run.concurrency, len(run.outcomes)) for run in runs), default=0)
     nobody = not case.bench.components and not case.bench.provider_calls
     asked = case.spec.kind == "http"
     notes = {
