@@ -12,6 +12,7 @@ import pytest
 from conftest import KEY, Starter
 
 from playbook import canary, lab
+from playbook.diagnose.leak import heard
 from playbook.model import Span
 from playbook.runner import Run
 
@@ -178,6 +179,16 @@ def test_a_shared_tool_harms_nobody_one_at_a_time(start: Starter) -> None:
     run, _ = serve(start, f"{CREWS}:shared_tool", 3, 1)
     assert not any(outcome.failed for outcome in run.outcomes)
     assert run.shares == []
+
+
+@pytest.mark.parametrize(("target", "more"), [("listening", 1.0), ("sync", 0.0)])
+def test_handlers_that_requests_leave_on_the_event_bus_are_counted(
+    start: Starter, target: str, more: float
+) -> None:
+    worker = start(f"{CREWS}:{target}")
+    worker.run([ASK], 1, limit_s=60)  # CrewAI registers some of its own with the first kickoff
+    runs = [worker.run([ASK] * 3, 3, limit_s=60) for _ in range(3)]
+    assert heard(runs) == more
 
 
 def test_fresh_crews_share_nothing(start: Starter) -> None:

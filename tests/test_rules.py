@@ -1091,6 +1091,41 @@ def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
     assert asked[0] == "an in-process lock for CrewAI's file lock"
 
 
+def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None:
+    """Data that passes on the event bus, or in a module: instances of its own are no fix."""
+    from playbook.diagnose.judge import _try
+
+    def served(count: int, *, well: bool) -> Run:
+        return run([outcome(name, *([] if well else [LOST])) for name in each(count)])
+
+    def serve(_: str, count: int, width: int, __: Plan, *, text: str) -> Run:
+        return served(count, well=width == 1)
+
+    before = served(20, well=False)
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    ranked = [Suspect("shared-mutable-state", "application", 0.8)]
+    same = set(signs(before).values())
+    (known,), proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    assert proof is not None
+    assert proof.intervention == "one request at a time"
+    told = "fresh instances per request: tried, and 10 of 10 met it all the same"
+    assert Finding(told, "prove") in known.evidence
+
+
+def test_handlers_of_events_that_stay_behind_are_told_of_shared_state() -> None:
+    def served(handlers: float) -> Run:
+        crossed = [outcome(name, foreign=("r9",)) for name in each(10)]
+        return run(crossed, stats={"event_handlers": handlers})
+
+    def told(*runs: Run) -> str:
+        found = runs[-1]
+        return repr(suspects(signs(found), found, evidence(*runs))[0].evidence)
+
+    growing = told(served(100), served(110), served(120))
+    assert "1.0 more handlers on CrewAI's event bus with each request" in growing
+    assert "event bus" not in told(served(100), served(110), served(110))
+
+
 def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> None:
     names = each()
     well = run([outcome(name) for name in names], [s for name in names for s in chat(name)])

@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.1
 """How often somebody looks whether a run hangs."""
 STATS = (
     *("cpu", "cpu_wait", "throttled", "stall_s", "stall_p95_s", "loop_lag_s"),
-    *("objects", "threads", "descriptors", "memory", "memory_growth", "cpu_s"),
+    *("objects", "threads", "descriptors", "event_handlers", "memory", "memory_growth", "cpu_s"),
     *("beside_alone_s", "beside_s"),
 )
 SUMS = ("memory_growth", "cpu_s")

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import requests
 from crewai import LLM, Agent, Crew, Task
+from crewai.events import BaseEventListener, LLMCallCompletedEvent
+from crewai.events.event_bus import CrewAIEventsBus
 from crewai.flow.flow import Flow, listen, start
 from crewai.tools import BaseTool
 from pydantic import BaseModel, Field
@@ -172,6 +174,23 @@ def branches_in_a_pool(inputs: dict) -> str:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda row: crew.copy().kickoff(row), rows))
     return _complete(pages)
+
+
+class Heard(BaseEventListener):
+    """Registered for a request, and called for all of them."""
+
+    def setup_listeners(self, crewai_event_bus: CrewAIEventsBus) -> None:
+        self.said: list[str] = []
+
+        @crewai_event_bus.on(LLMCallCompletedEvent)
+        def keep(source: object, event: LLMCallCompletedEvent) -> None:
+            self.said.append(str(event.response))
+
+
+def listening(inputs: dict) -> str:
+    heard = Heard()
+    _crew(inputs["question"]).kickoff()
+    return str(heard.said)
 
 
 class Delegate(BaseTool):

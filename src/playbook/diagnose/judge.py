@@ -221,12 +221,14 @@ def _try(
         # A longer deadline helps whatever is late: what takes away one reason is tried before.
         every.sort(key=lambda item: not any(each.narrow for each in offered(item[1])))
     for index, suspect in every:
+        missed: list[Finding] = []
         for intervention in offered(suspect):
             trial = prove(
                 intervention, run, found, serve, hidden=hidden, deadline_s=evidence.deadline_s
             )
             tried.setdefault(suspect.cause, trial)
             if not trial.accepted:
+                missed.append(Finding(trial.told, "prove"))
                 if intervention.joins:
                     alone.setdefault(index, intervention)  # its most specific one
                 continue
@@ -234,11 +236,9 @@ def _try(
             if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
                 # The longer timeout only hides a provider that load makes slow.
                 name = "provider-slow"
-            judged[index] = proven(
-                replace(suspect, cause=name, layer=layer_of(name)),
-                trial.proof.p_value,
-                broad=intervention.broad,
-            )
+            known = replace(suspect, cause=name, layer=layer_of(name))
+            known = replace(known, evidence=(*known.evidence, *missed))
+            judged[index] = proven(known, trial.proof.p_value, broad=intervention.broad)
             return _each_once(judged), trial.proof
         went = tried.get(suspect.cause)
         if index == 0 and went is not None and went.full:

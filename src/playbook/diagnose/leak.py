@@ -1,4 +1,4 @@
-"""Does something stay behind with every request: descriptors, threads, objects?"""
+"""Does something stay behind with every request: descriptors, threads, handlers, objects?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..runner import Run
 if TYPE_CHECKING:
     from ..bench import Bench
 
-PER_REQUEST = {"descriptors": 0.5, "threads": 0.5, "objects": 3000.0}
+PER_REQUEST = {"descriptors": 0.5, "threads": 0.5, "event_handlers": 0.5, "objects": 3000.0}
 """What a request of a sound crew never leaves behind after a garbage collection. An instance of
 a memoizing `@CrewBase` class per request, as `crewai create` writes it, leaves 366 objects
 (measured, CrewAI 1.15): it grows for weeks and is the audit's to tell, not an incident."""
@@ -31,6 +31,12 @@ def growth(before: Run, after: Run) -> dict[str, float]:
 
 def leaking(each: dict[str, float]) -> list[str]:
     return [name for name, bound in PER_REQUEST.items() if each[name] >= bound]
+
+
+def heard(runs: Sequence[Run]) -> float:
+    """Handlers of CrewAI's events that each request of a sweep leaves behind, at the least."""
+    each = [growth(*pair)["event_handlers"] for pair in pairwise(runs)]
+    return min(each, default=0.0)
 
 
 def suspected(runs: Sequence[Run]) -> bool:
@@ -55,7 +61,9 @@ def leak(bench: Bench) -> Suspect | None:
     if not both:
         return None
     findings = tuple(
-        Finding(f"{kept[1][name]:.1f} {name} stay behind with each request", "process")
+        Finding(
+            f"{kept[1][name]:.1f} {name.replace('_', ' ')} stay behind with each request", "process"
+        )
         for name in both
     )
     return Suspect("resource-leak", "application", 0.85, findings)

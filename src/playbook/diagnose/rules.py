@@ -35,6 +35,7 @@ from .facts import (
     split,
     widest,
 )
+from .leak import PER_REQUEST, heard
 from .patterns import WAITED_OUT, patterns, protected
 
 SIMPLE: Mapping[str, str] = {
@@ -644,6 +645,9 @@ def _shared_state(
             texts.append(
                 Finding(f"one {kind} object in {where}: {name or type_} ({type_})", "sharing")
             )
+    if (more := heard(evidence.runs)) >= PER_REQUEST["event_handlers"]:
+        text = f"{more:.1f} more handlers on CrewAI's event bus with each request"
+        texts.append(Finding(f"{text}: each hears the events of all requests", "process"))
     texts += crossings(run)[:2]
 
 

@@ -81,6 +81,14 @@ def _of_task(task: asyncio.Task[Any]) -> list[tuple[str, int, str]]:
     return found[::-1]
 
 
+def _event_handlers() -> int:
+    """Handlers on CrewAI's event bus, which hear the events of every request of the process;
+    0 where there is none."""
+    bus = getattr(sys.modules.get("crewai.events.event_bus"), "crewai_event_bus", None)
+    kinds = [getattr(bus, name, {}) for name in ("_sync_handlers", "_async_handlers")]
+    return sum(len(handlers) for each in kinds for handlers in list(each.values()))
+
+
 def _descriptors() -> int:
     """Open descriptors of this process; 0 where nobody can tell."""
     for place in ("/proc/self/fd", "/dev/fd"):
@@ -174,7 +182,8 @@ class Watch:
         """CPU seconds per second and in all, seconds per second that threads waited for a core,
         the share of the container's periods in which its quota was used up, longest and 95th
         percentile stall in seconds, and what is held: objects of the garbage collector, threads,
-        open descriptors, resident memory (bytes) and how much of it came since the start."""
+        open descriptors, handlers of CrewAI's events, resident memory (bytes) and how much of it
+        came since the start."""
         self.beat = 0.0
         seconds = max(time.perf_counter() - self._began, 1e-9)
         used = time.process_time() - self._cpu  # before the collection below, which costs some
@@ -194,6 +203,7 @@ class Watch:
             "objects": len(gc.get_objects()),
             "threads": threading.active_count(),
             "descriptors": _descriptors(),
+            "event_handlers": _event_handlers(),
             "memory": _memory(),
             "memory_growth": _memory() - self._memory,
         }
