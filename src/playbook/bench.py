@@ -122,6 +122,8 @@ class Bench:
         """Identifiers in the inputs may carry a canary without changing what happens."""
         self.marks = True
         """Values of different inputs tell requests apart."""
+        self.caught = False
+        """Are requests served with what their own code catches told (see `inject.Plan.caught`)?"""
         self.recalls = False
         """The crew's memory brings other requests' data into a request, as it is meant to."""
         self._peers: set[str] = set()
@@ -316,7 +318,7 @@ class Bench:
         if own and self.cold and concurrency > 1 and self.afford(count + 1, sends) > count:
             # As the sweep did: what begins cold is another experiment.
             self._run("warm-up", 1, 1, plan, worker, "first request")
-        plan = as_set(plan, self.settings)
+        plan = replace(as_set(plan, self.settings), caught=self.caught)
         done = 0
         self.runs += 1
         number = self.runs

@@ -742,11 +742,12 @@ def unwrap(exception: BaseException) -> tuple[Link, ...]:
     Follows ``__cause__``, or ``__context__`` where there is no other (CrewAI raises ``e from
     e``), and the members of exception groups. Artefacts of running loops are left out.
     """
-    links = (_link(each) for each in _walk(exception))
+    links = (_link(each) for each in walk(exception))
     return tuple(link for link in links if not _NOISE.search(link.message)) or (_link(exception),)
 
 
-def _walk(exception: BaseException) -> Iterator[BaseException]:
+def walk(exception: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a chain, in the order of `unwrap`."""
     seen: set[int] = set()
     stack = [exception]
     while stack and len(seen) < _MAX_LINKS:

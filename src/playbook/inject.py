@@ -111,6 +111,8 @@ class Plan:
     """A stream that ends without a finish reason counts as a bad answer."""
     alike: bool = False
     """All requests carry the same input and the same canary."""
+    caught: bool = False
+    """What the target's own code caught stands below the error with which a request fails."""
     own_calls: bool = False
     """`limit` and `timeout_factor` go for the calls of the target's own code, and not its model."""
     dry: bool = False

@@ -21,7 +21,7 @@ from typing import Any
 
 from . import canary, errors, inject
 from .model import Link
-from .observe import process, record, scope
+from .observe import caught, process, record, scope
 from .target import Target, answer
 
 RESULT_CHARS = 400
@@ -39,6 +39,8 @@ class Job:
     item: int = 0
     """Which of the given inputs they are, from 1; 0 if there is but one."""
 
+
+NextJob = Callable[[], tuple[Job, float] | None]
 
 watching: process.Watch | None = None
 """Who looks at this process during the run."""
@@ -76,22 +78,11 @@ async def run(
         due = began + next(handed) // inject.active.group * inject.active.pace_s
         return job, max(0.0, due - time.monotonic()) if inject.active.pace_s else 0.0
 
-    if target.is_async and not inject.active.own_loops:
-        _size_executor()
-
-        async def worker() -> None:
-            while (next_ := next_job()) is not None:
-                job, hold = next_
-                if hold:
-                    await asyncio.sleep(hold)
-                while not inject.may_build():
-                    await asyncio.sleep(0.001)
-                with _request(job, emit, target.fails_from) as done:
-                    done(await target.invoke(job.inputs, job.canary))
-
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
-    else:
-        await _in_threads(target, next_job, concurrency, emit, stop)
+    with caught.told(inject.active.caught):
+        if target.is_async and not inject.active.own_loops:
+            await _on_the_loop(target, next_job, concurrency, emit)
+        else:
+            await _in_threads(target, next_job, concurrency, emit, stop)
     lag.cancel()
     with suppress(asyncio.CancelledError):
         await lag
@@ -102,6 +93,24 @@ async def run(
         emit({"t": "stood", "places": stood})
     more = await asyncio.to_thread(beside.stop) if beside is not None else {}
     return {**stats, **more, "loop_lag_s": _longest_lag}
+
+
+async def _on_the_loop(
+    target: Target, next_job: NextJob, concurrency: int, emit: record.Emit
+) -> None:
+    _size_executor()
+
+    async def worker() -> None:
+        while (next_ := next_job()) is not None:
+            job, hold = next_
+            if hold:
+                await asyncio.sleep(hold)
+            while not inject.may_build():
+                await asyncio.sleep(0.001)
+            with _request(job, emit, target.fails_from) as done:
+                done(await target.invoke(job.inputs, job.canary))
+
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
 
 
 _longest_lag = 0.0
@@ -137,7 +146,7 @@ async def _on_its_own_loop(result: Awaitable[Any], threads: ThreadPoolExecutor) 
 
 async def _in_threads(
     target: Target,
-    next_job: Callable[[], tuple[Job, float] | None],
+    next_job: NextJob,
     concurrency: int,
     emit: record.Emit,
     stop: threading.Event,
@@ -190,6 +199,7 @@ def _request(job: Job, emit: record.Emit, fails_from: int = 500) -> Iterator[Cal
     text = ""
     chain: tuple[Link, ...] = ()
     status: int | None = None
+    failure: BaseException | None = None
     ended = True
     opened = record.begin("request", "request")
     above = scope.parent.set(opened)
@@ -208,11 +218,11 @@ def _request(job: Job, emit: record.Emit, fails_from: int = 500) -> Iterator[Cal
         ended = not _cancelled()
         if not ended:
             raise
-        chain = errors.unwrap(error)
+        failure, chain = error, errors.unwrap(error)
     except BaseException as error:
         # SystemExit too: CrewAI raises it on a context overflow. And KeyboardInterrupt, which is
         # the target's own here: no signal is delivered to where requests are served.
-        chain = errors.unwrap(error)
+        failure, chain = error, errors.unwrap(error)
         opened.fail(errors.classify(chain).kind, counts=False)
     finally:
         end = time.time()
@@ -227,6 +237,9 @@ def _request(job: Job, emit: record.Emit, fails_from: int = 500) -> Iterator[Cal
                     status,
                 ),
             )
+        if chain and (below := caught.last(owner, failure)) is not None:
+            chain += errors.unwrap(below)
+        owner.caught.clear()
         opened.saw(canary.found(text))
         opened.end()
         record.leave(owner)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ class Run:
     cut: bool = False
     """The time was over: its open requests were ended, and count for nothing."""
     died: str = ""
+
+    def become(self, other: Run) -> None:
+        """Hold what `other` does."""
+        for each in fields(Run):
+            setattr(self, each.name, getattr(other, each.name))
 
     def extend(self, other: Run) -> None:
         """Add another run of the same kind to this one."""

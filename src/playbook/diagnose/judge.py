@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -112,6 +112,9 @@ def judge(case: Case) -> Verdict:
             _alone_again(case, runs, run)
         evidence = evidence_of(case, runs)
         ranked = suspects(kinds, run, evidence)
+        if ranked[0].cause == "unknown" and not hidden and _caught(case, runs, run):
+            kinds, evidence = signs(run), evidence_of(case, runs)
+            ranked = suspects(kinds, run, evidence)
         same = fingerprints(run, hidden=hidden)
         ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
         if outside.seen(run):
@@ -130,22 +133,36 @@ def judge(case: Case) -> Verdict:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
         ranked.insert(0, first)
         note = note or "no entry of the catalogue survived its intervention"
+    spent = _reduced(case)
+    note = note or spent
+    if proof is None and not note:
+        note = _unproven(first.cause, tried)
+    if case.spec.kind == "http":
+        joined = bool(evidence_of(case, runs).inner)
+        told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
+        note = f"{note}; {told}" if note else told
+    return _verdict(case, outcome, first, ranked, proof, first.score, note)
+
+
+def _reduced(case: Case) -> str:
+    """Cut the target down and build it up again, as far as that was not done; a note if the budget
+    did not allow it."""
     try:
         if case.step("reduction") is None and case.bench.seconds_left > TIME_TO_REDUCE:
             case.reduce()
         if case.step("reintroduction") is None and case.bench.seconds_left > TIME_TO_REDUCE / 2:
             case.reintroduce()
     except (BudgetSpent, Stopped):
-        note = note or "the budget was spent before the reduction ended"
-    if proof is None and not note:
-        note = "no intervention of the kit can take this cause away; the evidence is all there is"
-        if first.cause in tried:
-            note = f"not proven: {tried[first.cause].told}"
-    if case.spec.kind == "http":
-        joined = bool(evidence_of(case, runs).inner)
-        told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
-        note = f"{note}; {told}" if note else told
-    return _verdict(case, outcome, first, ranked, proof, first.score, note)
+        return "the budget was spent before the reduction ended"
+    return ""
+
+
+def _unproven(cause: str, tried: Mapping[str, Trial]) -> str:
+    if cause in tried:
+        return f"not proven: {tried[cause].told}"
+    if cause == "unknown":
+        return "no entry of the catalogue explains it: what the target says is all there is"
+    return "no intervention of the kit can take this cause away; the evidence is all there is"
 
 
 def _with_lines(case: Case, ranked: Sequence[Suspect]) -> list[Suspect]:
@@ -340,6 +357,29 @@ def _measured(case: Case, run: Run) -> None:
     at = run.concurrency
     levels = tuple(row(run) if level.concurrency == at else level for level in sweep.levels)
     case.finish("sweep", replace(sweep, levels=levels))
+
+
+def _caught(case: Case, runs: Sequence[Run], run: Run) -> bool:
+    """The failing level once more, with what the target's own code caught and did not pass on.
+
+    Where it fails as surely, `run` holds that, and so does the run one at a time if it failed.
+    True if it says another thing.
+    """
+    if case.spec.kind != "python" or case.live is not None:
+        return False
+    bench, before = case.bench, set(signs(run).values())
+    bench.caught = True
+    text = "again: what does its own code catch?"
+    again = bench.run("caught", len(run.outcomes), run.concurrency, text=text)
+    found = list(signs(again).values())
+    bench.caught = _beyond_doubt(found) and set(found) != before  # and so in all that follows
+    if not _beyond_doubt(found):
+        return False
+    run.become(again)
+    for alone in runs:
+        if bench.caught and alone.concurrency == 1 and alone is not run and signs(alone):
+            alone.become(bench.run("caught", len(alone.outcomes), 1, text=text))
+    return True
 
 
 def _ourselves(run: Run) -> bool:

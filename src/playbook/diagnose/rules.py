@@ -287,7 +287,7 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         return [("unknown", 0.3, [Finding(text, "outcomes"), *_samples(run)])]
     if sign.kind in SIMPLE:
         return [(SIMPLE[sign.kind], 0.8, _bare(evidence, sign.kind))]
-    return [("unknown", 0.3, _samples(run))]
+    return [("unknown", 0.3, [*_samples(run), *_whenever(run, evidence)])]
 
 
 def _own_call(sign: Sign, run: Run) -> Named:
@@ -326,10 +326,32 @@ def _samples(run: Run) -> list[Finding]:
     ]
 
 
+def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
+    """Whether load has a part in what nobody knows, and how far a request comes before it."""
+    found, alone = [], evidence.alone
+    if alone is not None and run is not alone and _share(alone) > 0.8 * _share(run):
+        bad = sum(outcome.failed for outcome in alone.outcomes)
+        text = f"{bad} of {len(alone.outcomes)} fail one at a time as well: load has no part in it"
+        found.append(Finding(text, "sweep"))
+    failing = [outcome for outcome in run.outcomes if outcome.failed]
+    calls = {span.request for span in run.spans if span.kind in ("http", "llm", "tool")}
+    if failing and not calls & {outcome.request for outcome in failing}:
+        after = quantile([outcome.seconds for outcome in failing], 0.5)
+        text = f"they fail before any call is made, {after:.3f} s after they began"
+        found.append(Finding(text, "spans"))
+    return found
+
+
 def _in_words(fault: Fault) -> str:
-    """The message; of a KeyError it is a key and nothing more."""
-    bare = fault.chain[0].type if fault.chain and fault.chain[0].type == "KeyError" else ""
-    return f"{bare}: {fault.message}" if bare else fault.message or fault.kind
+    """The message; of a KeyError it is a key and nothing more, and a status says nothing of why."""
+    text = fault.message or fault.kind
+    said = next((it for it in fault.chain if it.message == fault.message), None)
+    if said is not None and said.type == "KeyError":
+        return f"KeyError: {text}"
+    if said is not None and said.type == "HTTPResponse" and fault.chain[-1] is not said:
+        below = fault.chain[-1]
+        return f"{below.type.rpartition('.')[2]}: {below.message}; {text}"
+    return text
 
 
 def _bare(evidence: Evidence, kind: str) -> list[Finding]:

@@ -37,7 +37,7 @@ _PACKAGES = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
 
 
 @lru_cache(4096)
-def _whose(filename: str) -> str:
+def whose(filename: str) -> str:
     """``own`` code of the target, ``standard`` library, or somebody ``else``'s."""
     if filename.startswith(_NOT_THEIRS[0]) or any(part in filename for part in _PACKAGES):
         return "else"
@@ -48,10 +48,10 @@ def _standing(chain: Iterable[tuple[str, int, str]]) -> str:
     """The innermost place of a stack if it is in the target's own code, or in what that code
     waits for in the standard library; empty if others were called from there."""
     for filename, line, name in chain:
-        whose = _whose(filename)
-        if whose == "own":
+        owner = whose(filename)
+        if owner == "own":
             return f"{filename}:{line} in {name}"
-        if whose == "else":
+        if owner == "else":
             return ""
     return ""
 
@@ -66,9 +66,9 @@ def _holding(frame: FrameType | None) -> list[tuple[str, int, str]]:
     """The last frames of what a loop runs, the innermost last, and the target's own before them
     however deep others' code goes; empty if nobody but the kit and the standard library runs."""
     frames = [each for each in _of_thread(frame) if not each[0].startswith(_NOT_THEIRS)][::-1]
-    if all(_whose(each[0]) == "standard" for each in frames):
+    if all(whose(each[0]) == "standard" for each in frames):
         return []
-    mine = [each for each in frames[:-FRAMES] if _whose(each[0]) == "own"][-1:]
+    mine = [each for each in frames[:-FRAMES] if whose(each[0]) == "own"][-1:]
     return mine + frames[-FRAMES:]
 
 
@@ -170,7 +170,7 @@ class Watch:
         stack = _holding(sys._current_frames().get(self._loop))
         if not stack:
             return  # our own code between two requests
-        mine = next((frame for frame in reversed(stack) if _whose(frame[0]) == "own"), stack[0])
+        mine = next((frame for frame in reversed(stack) if whose(frame[0]) == "own"), stack[0])
         self._holders[holder := (f"{mine[0]}:{mine[1]}", stack[-1][0])] += 1
         if held < self.stall.get("seconds", 0.0):
             return

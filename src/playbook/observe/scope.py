@@ -37,6 +37,8 @@ class Scope:
     faults: list[str] = field(default_factory=list)
     """Fault classes seen inside, in order, whether or not they reach the caller."""
 
+    caught: dict[int, BaseException] = field(default_factory=dict)
+    """Errors that its own code met, by identity, where they are asked for (see `caught`)."""
     building: bool = False
     """It holds the turn to build its crew (see `playbook.inject.may_build`)."""
     turns: dict[tuple[int, ...], threading.Lock] = field(default_factory=dict)
