@@ -141,6 +141,17 @@ def test_a_duration_has_the_right_unit(tmp_path, field, value, seconds):
     assert outcome.seconds == pytest.approx(seconds, abs=1e-4)
 
 
+def test_requests_in_a_row_do_not_overlap_for_the_rounding_of_their_durations(tmp_path):
+    ends = [f"2026-11-29T10:00:{second:02}.500400Z" for second in range(6)]
+    records = [
+        {"time": end, "request_id": f"r{n}", "duration_ms": 1001, "status": 200, "msg": "done"}
+        for n, end in enumerate(ends)
+    ]
+    assert [level.concurrency for level in read(written(tmp_path, records)).levels()] == [1]
+    together = [{**each, "duration_ms": 2001} for each in records]
+    assert max(level.concurrency for level in read(written(tmp_path, together)).levels()) == 2
+
+
 def test_what_is_retried_and_ends_well_is_masked(tmp_path):
     lines = [
         failing(error="RateLimitError: 429 Rate limit reached"),

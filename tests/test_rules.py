@@ -572,6 +572,28 @@ def test_time_is_split_by_place_and_overlaps_count_once() -> None:
     assert dominant(outcome("r0", seconds=100.0), chat("r0", 1, 30)) == ""
 
 
+@pytest.mark.parametrize(
+    ("chain", "place"),
+    [
+        ([Link("NoWeight", "no weight"), Link("PoolTimeout", "")], ""),
+        ([Link("desk.NoWeight", "no weight"), Link("httpx.PoolTimeout", "")], ""),
+        ([Link("openai.APITimeoutError", "timed out"), Link("httpx.PoolTimeout", "")], "llm"),
+        ([Link("APITimeoutError", "timed out"), Link("PoolTimeout", "")], "llm"),
+        (
+            [
+                Link("ConnectionError", "Failed to connect to OpenAI API: Request timed out."),
+                Link("httpx.PoolTimeout", ""),
+            ],
+            "llm",
+        ),
+    ],
+)
+def test_a_log_places_a_call_at_the_model_only_where_its_sdk_is_named(
+    chain: list[Link], place: str
+) -> None:
+    assert sign(outcome("r0", chain), []) == Sign("pool-timeout", place)
+
+
 # --- shared state -----------------------------------------------------------------------------
 
 

@@ -150,6 +150,8 @@ def _headline(verdict: Verdict | None, cause: Any) -> str:
         return ""
     if cause is not None:
         return f"{cause.title.rstrip('.')}."
+    if verdict.outcome == "healthy" and not verdict.cost.requests:
+        return "No fault was found in what was captured."
     return {
         "healthy": "No fault was found: the target held at every load that was tried.",
         "inconclusive": "What was measured does not decide.",

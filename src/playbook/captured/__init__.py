@@ -33,6 +33,8 @@ __all__ = ["Captured", "CapturedError", "read"]
 
 BUCKETS = (1, 10, 50, 100)
 """Upper ends of the levels that requests are grouped into, by how many overlap."""
+ROUNDED = 0.005
+"""Seconds by which the times in a log may be wrong."""
 
 
 class CapturedError(ValueError):
@@ -93,13 +95,15 @@ class Captured:
     def _overlaps(self) -> Iterator[tuple[Outcome, int]]:
         """Each request with a duration, and the most that ran at once while it did."""
         timed = [each for each in self.outcomes if each.seconds > 0]
-        starts = sorted(each.start for each in timed)
+        # Of two in a row the first may end within the rounding of a log's durations.
+        begin = {each.request: each.start + min(ROUNDED, each.seconds / 4) for each in timed}
+        starts = sorted(begin.values())
         ends = sorted(each.end for each in timed)
         running = [
             number - bisect.bisect_right(ends, start) for number, start in enumerate(starts, 1)
         ]
         for each in timed:
-            first = bisect.bisect_left(starts, each.start)
+            first = bisect.bisect_left(starts, begin[each.request])
             yield each, max(running[first : bisect.bisect_left(starts, each.end)], default=1)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BROKEN, classify, parse
-from ..model import Count, Ladder, Outcome, Span, Sweep
+from ..model import Count, Ladder, Link, Outcome, Span, Sweep
 from ..runner import Run
 from ..stats import most_open, quantile, slower
 
@@ -188,8 +188,23 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
         if kind in _GENERIC and any(_left_open(span) for span in spans):
             # It gave up on a call that still ran: a deadline of its own, in whatever words.
             return Sign("deadline", dominant(outcome, spans))
-        return Sign(kind, "llm" if _is_providers(kind) else "")
+        models = _is_providers(kind) and not _all_answered(spans) and not _bare(outcome.fault.chain)
+        return Sign(kind, "llm" if models else "")
     return Sign("deadline", dominant(outcome, spans))
+
+
+_WIRE = {"httpx", "httpcore", "requests", "urllib3", "aiohttp"}
+_WIRE_ERRORS = re.compile(
+    r"^(Connect|Read|Write|Pool)(Timeout|Error)$|^(Remote|Local)ProtocolError$"
+)
+
+
+def _bare(chain: Sequence[Link]) -> bool:
+    """Does an HTTP client raise it, with no SDK of a provider around, by what the chain names?"""
+    names = [link.type.partition(".") for link in chain]
+    wire = any(root in _WIRE if dot else _WIRE_ERRORS.match(root) for root, dot, _ in names)
+    sdk = any(root in LIBRARIES - _WIRE or root.startswith("API") for root, _, _ in names)
+    return wire and not sdk and not any(" API" in link.message for link in chain)
 
 
 def _all_answered(spans: Sequence[Span]) -> bool:

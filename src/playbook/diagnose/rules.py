@@ -535,7 +535,7 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
     alone = evidence.alone
     where = sign.place
     level = evidence.deadline_s
-    texts = [Finding(f"the time went to {where or 'no single place'}", "spans")]
+    texts = [Finding(f"the time went to {where}", "spans")] if where else []
     if level:
         texts.append(Finding(f"the deadline is {level:g} s", "settings"))
     if where.startswith("tool:"):
@@ -591,7 +591,8 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
             texts.append(Finding(odd, "spans"))
             return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
         return [("platform-timeout", 0.8, texts)]
-    return [("platform-timeout", 0.6, [*texts, *_stood(run)])]
+    nowhere = Finding("the time went to no single place", "spans")
+    return [("platform-timeout", 0.6, [nowhere, *texts, *_stood(run)])]
 
 
 _THE_LOCK = ("lock_store.py", "portalocker")
