@@ -298,6 +298,11 @@ TEXTS = [
     ("requests.exceptions.ProxyError: HTTPSConnectionPool(host='x', port=443): Max retries exceeded (Caused by ProxyError('Unable to connect to proxy'))", "proxy"),
     ("requests.exceptions.RetryError: HTTPConnectionPool(host='x', port=80): Max retries exceeded with url: / (Caused by ResponseError('too many 503 error responses'))", "server-error"),
     ("sqlalchemy.exc.TimeoutError: QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00", "pool-timeout"),
+    ("trail.audit.DatabaseError: FATAL: sorry, too many clients already", "pool-timeout"),
+    ("pymysql.err.OperationalError: (1040, 'Too many connections')", "pool-timeout"),
+    ("redis.exceptions.ConnectionError: max number of clients reached", "pool-timeout"),
+    ("trail.audit.DatabaseError: no such case", "unknown"),
+    ("psycopg.OperationalError: the query is wrong", "unknown"),
     # CrewAI
     ("RuntimeError: Executor is already running. Cannot invoke the same executor instance concurrently.", "executor-busy"),
     ("RuntimeError: Agent execution was invoked synchronously from within a running event loop.", "nested-loop"),

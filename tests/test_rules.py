@@ -1244,7 +1244,7 @@ def test_what_held_requests_first_stands_where_they_then_lack_cpu(cpu: float, fr
 def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -> None:
     names = each()
 
-    def served(*, again: bool) -> list[str]:
+    def served(*, again: bool, chain: Sequence[Link] = ()) -> list[str]:
         spans = [
             item
             for name in names
@@ -1257,10 +1257,19 @@ def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -
                 ),
             ]
         ]  # fmt: skip
-        found = run([outcome(name) for name in names], spans)
-        return [each.cause for each in suspects(masked(found), found, evidence(alone(), found))]
+        found = run([outcome(name, chain) for name in names], spans)
+        kinds = {**masked(found), **signs(found)}
+        ranked = suspects(kinds, found, evidence(alone(), found))
+        same = sorted(set(kinds.values()))
+        offered = interventions(ranked[0].cause, found, same, {}, crews=True)
+        longer = "timeouts of the target's own calls raised 5 times"
+        assert (offered[0].name == longer) is (ranked[0].cause == "side-effect-duplication")
+        return [each.cause for each in ranked]
 
-    assert served(again=True) == ["tool-slow", "side-effect-duplication", "tool-error"]
+    # Where nobody is late and nobody is told, what was done twice is the harm.
+    assert served(again=True) == ["side-effect-duplication", "tool-slow"]
+    told = served(again=True, chain=[Link("httpx.ReadTimeout", "timed out")])
+    assert told == ["tool-slow", "side-effect-duplication", "tool-error"]
     assert served(again=False) == ["tool-slow", "tool-error"]
 
 

@@ -376,8 +376,9 @@ class Case:
             result = apart.beside(self.bench, result, run, single)
         return self.finish("ladder", result)
 
-    def reduce(self) -> Reduction:
-        """The least that still fails, and the script that shows it."""
+    def reduce(self, *, alone: bool = False) -> Reduction:
+        """The least that still fails, and the script that shows it; `alone` says that the load
+        is known to have no part in it."""
         from .isolate import reduce as reducing
         from .isolate.ladder import least
 
@@ -388,7 +389,7 @@ class Case:
         gone = least(self.bench.components)
         before = self._count(run, found, hidden)
         components = [*self.bench.components, f"concurrency:{run.concurrency}"]
-        if run.concurrency == 1 or self._fails_alone(found, hidden):
+        if alone or run.concurrency == 1 or self._fails_alone(found, hidden):
             components = list(self.bench.components)
         test = self._test(run, found, hidden, "reduce")
         partial = reducing.reduce(components, gone, test, before, self._known(run))
@@ -494,12 +495,15 @@ class Case:
     def _test(
         self, run: Run, found: set[Any], hidden: bool, step: str
     ) -> Callable[[tuple[str, ...]], Count | None]:
+        from .diagnose.leak import used_up
         from .stats import attempts_needed
 
         width = run.concurrency
         before = self._count(run, found, hidden)
         # One at a time, a failure of every request needs no burst of eight to be seen.
         few = min(attempts_needed(before.failures / max(before.attempts, 1), 0.05), 8)
+        if used := used_up(self._runs, run):
+            few = used.served + width  # a process that is fresh has to get so far
 
         def test(without: tuple[str, ...]) -> Count | None:
             text = f"without {', '.join(without)}" if without else "everything in"

@@ -270,6 +270,9 @@ _VAGUE: Mapping[str, str] = {
     }.items()
     for name in names.split()
 }
+_CREWAIS = {"DatabaseOperationError"}
+_STORED_BY = {"sqlite3", "crewai", "crewai_core"}
+"""By whom an error of a database is one of CrewAI's own, which is SQLite."""
 _LAST = {
     "crewai.memory": "memory-error",
     "botocore.": "application-error",
@@ -422,7 +425,11 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         (
             "pool-timeout",
             r"time taken=0\.0\d* seconds|QueuePool limit|\bPoolTimeout\b|pool timeout"
-            r"|acquire .{0,20}connection.{0,30}tim",
+            r"|acquire .{0,20}connection.{0,30}tim"
+            # A database's own limit: PostgreSQL, PgBouncer, MySQL, Redis.
+            r"|too many clients already|remaining connection slots are reserved"
+            r"|no more connections allowed|\b1040\b.{0,20}Too many connections"
+            r"|max number of clients reached",
         ),
         (
             "connect-timeout",
@@ -937,7 +944,10 @@ def _kind(link: Link) -> str:
         kind = _ERRNO[number]
     if kind == "unknown":
         of_module = (each for module, each in _LAST.items() if link.type.startswith(module))
-        return _VAGUE.get(name) or ("unknown" if name in _BASES else next(of_module, "unknown"))
+        told = _VAGUE.get(name, "")
+        if told == "storage-error" and name not in _CREWAIS and root not in _STORED_BY:
+            told = ""  # another database, or a class of the target's own
+        return told or ("unknown" if name in _BASES else next(of_module, "unknown"))
     return kind
 
 

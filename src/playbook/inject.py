@@ -114,7 +114,8 @@ class Plan:
     caught: bool = False
     """What the target's own code caught stands below the error with which a request fails."""
     own_calls: bool = False
-    """`limit` and `timeout_factor` go for the calls of the target's own code, and not its model."""
+    """`limit` goes for the calls of the target's own code and not its model's; so does
+    `timeout_factor`, and for its tools' calls as well."""
     dry: bool = False
     """Nothing may run: a kickoff or an HTTP call raises DryRun."""
     copies: bool = False
@@ -187,7 +188,7 @@ def built(owner: Any) -> None:
 def timeout(within: str, limits: Mapping[str, Any]) -> dict[str, Any]:
     """The timeouts (seconds) of one attempt under the active plan."""
     changed = dict(limits)
-    if within != ("" if active.own_calls else "llm"):
+    if within not in (("", "tool") if active.own_calls else ("llm",)):
         return changed
     if active.timeout_s:
         changed["read"] = active.timeout_s

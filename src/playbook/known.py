@@ -7,6 +7,7 @@ environment nothing is sent at all: a step that was never done is empty.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -79,8 +80,9 @@ class Known(Case):
     def isolate(self) -> Ladder:
         return self._told("ladder", Ladder, super().isolate)
 
-    def reduce(self) -> Reduction:
-        return self._told("reduction", Reduction, super().reduce)
+    def reduce(self, *, alone: bool = False) -> Reduction:
+        again = functools.partial(super().reduce, alone=alone)
+        return self._told("reduction", Reduction, again)
 
     def reintroduce(self) -> Reintroduction:
         return self._told("reintroduction", Reintroduction, super().reintroduce)

@@ -133,7 +133,7 @@ def judge(case: Case) -> Verdict:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
         ranked.insert(0, first)
         note = note or "no entry of the catalogue survived its intervention"
-    spent = _reduced(case)
+    spent = _reduced(case, alone=first.cause == "resource-leak" and proof is not None)
     note = note or spent
     if proof is None and not note:
         note = _unproven(first.cause, tried)
@@ -144,12 +144,12 @@ def judge(case: Case) -> Verdict:
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
 
 
-def _reduced(case: Case) -> str:
+def _reduced(case: Case, *, alone: bool) -> str:
     """Cut the target down and build it up again, as far as that was not done; a note if the budget
     did not allow it."""
     try:
         if case.step("reduction") is None and case.bench.seconds_left > TIME_TO_REDUCE:
-            case.reduce()
+            case.reduce(alone=alone)
         if case.step("reintroduction") is None and case.bench.seconds_left > TIME_TO_REDUCE / 2:
             case.reintroduce()
     except (BudgetSpent, Stopped):
@@ -231,6 +231,7 @@ def _try(
             crews=bool(bench.components),
             single=evidence.alone,
             storage=bench.spare_storage,
+            runs=evidence.runs,
         )
 
     every = list(enumerate(ranked[:MOST_SUSPECTS]))
@@ -336,18 +337,21 @@ def _alone_again(case: Case, runs: Sequence[Run], run: Run) -> None:
 
 
 def _again(case: Case, run: Run) -> None:
-    """More of the same, to decide a failure or two."""
-    width = run.concurrency
+    """More of the same, to decide a failure or two; in the same process, which may be what has
+    run out of something."""
+    bench, width = case.bench, run.concurrency
+    worker = bench.served()
+    text = f"{width} at once, again, to be sure"
     try:
         for _ in range(2):
-            more = case.bench.run(
-                "sweep", max(2 * width, 10), width, text=f"{width} at once, again, to be sure"
-            )
-            run.extend(more)
+            run.extend(bench.run("sweep", max(2 * width, 10), width, worker=worker, text=text))
             if _beyond_doubt(list((signs(run) or masked(run)).values())):
                 break
     except BudgetSpent:
         pass
+    finally:
+        if worker is not None:
+            bench.lay_by(worker)
     _measured(case, run)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,52 @@ def heard(runs: Sequence[Run]) -> float:
     """Handlers of CrewAI's events that each request of a sweep leaves behind, at the least."""
     each = [growth(*pair)["event_handlers"] for pair in pairwise(runs)]
     return min(each, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class UsedUp:
+    """A process that served well up to some request, and next to none after it."""
+
+    served: int
+    """Requests that ended well before the first failed."""
+    stays: tuple[str, ...] = ()
+    """What each of them left behind, in words."""
+
+
+def used_up(runs: Sequence[Run], run: Run) -> UsedUp | None:
+    """Did the sweep's process run out of something at `run`, whatever the load was?
+
+    What fails by load fails from the first burst on; what is used up lasts for so many requests.
+    """
+    up_to = [each for each in runs if each.concurrency <= run.concurrency]
+    order = sorted((o for each in up_to for o in each.outcomes), key=lambda o: o.start)
+    first = next((n for n, outcome in enumerate(order) if outcome.failed), len(order))
+    after = order[first:]
+    well = sum(not outcome.failed for outcome in after)
+    if first < EARLY or len(after) < FEW or well > 0.1 * len(after):
+        return None
+    stays = tuple(_left_behind(up_to))
+    if all(outcome.failed for outcome in run.outcomes) and not stays:
+        return None  # from the first of that load on: the load may well be it
+    return UsedUp(first, stays)
+
+
+EARLY, FEW = 5, 3
+"""Requests before the first failure, and from it on, below which their order tells nothing."""
+HANDLES = ("descriptors", "threads")
+
+
+def _left_behind(runs: Sequence[Run]) -> Iterator[str]:
+    """Handles that every request which ended well left open, from one level to the next."""
+    for name in HANDLES:
+        for before, after in pairwise(runs):
+            well = sum(not outcome.failed for outcome in after.outcomes)
+            more = after.stats.get(name, 0.0) - before.stats.get(name, 0.0)
+            # A client keeps some connections for all; one for each request is another thing.
+            if well >= EARLY and more >= 0.8 * well:
+                served = len(after.outcomes)
+                yield f"{more:.0f} more {name} are open after {served} more requests"
+                break
 
 
 def suspected(runs: Sequence[Run]) -> bool:

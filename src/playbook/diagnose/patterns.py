@@ -125,6 +125,24 @@ def duplicates(spans: Sequence[Span]) -> list[Span]:
     return found
 
 
+def unsure_writes(run: Run) -> list[Finding]:
+    """Writes that were made again after one of the same content was not waited for to its end."""
+    writes: dict[tuple[str, object], list[Span]] = defaultdict(list)
+    for span in sorted(run.spans, key=lambda span: span.start):
+        if key := span.attributes.get("playbook.write"):
+            writes[span.request, key].append(span)
+    again = {
+        request
+        for (request, _), same in writes.items()
+        for one, other in pairwise(same)
+        if one.fault in ("read-timeout", "timeout") and not protected(one, other)
+    }
+    text = (
+        f"{len(again)} requests made a write again that had timed out: it may have been done twice"
+    )
+    return [Finding(text, "spans")] if again else []
+
+
 _OWN_ID = re.compile(r"[0-9a-f-]{8,}|\d+", re.IGNORECASE)
 
 

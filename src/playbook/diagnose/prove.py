@@ -28,7 +28,8 @@ from .facts import (
     silent_at_times,
     slow_at_times,
 )
-from .patterns import given_up, guarded, unended
+from .leak import EARLY, used_up
+from .patterns import given_up, guarded, unended, unsure_writes
 
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
@@ -54,6 +55,8 @@ class Intervention:
     """The classes that it takes away, where others of the same requests stay."""
     least: int = 0
     """Requests that a fresh process must serve before the failure shows at all."""
+    renewed: int = 0
+    """Requests after which the target is started anew; 0 for never."""
     most_calls: float = 0.0
     """What counts are requests with more model calls than this, and not how they end; that
     they fail no more often for it is asked for as well."""
@@ -66,7 +69,7 @@ class Intervention:
     @property
     def joins(self) -> bool:
         """Can another be put in with it, and what it takes away still be counted?"""
-        special = (self.concurrency, self.only, self.most_calls, self.least)
+        special = (self.concurrency, self.only, self.most_calls, self.least, self.renewed)
         return not any(special) and not self.broad and not self.plan.own_process
 
 
@@ -79,11 +82,13 @@ def interventions(
     crews: bool,
     single: Run | None = None,
     storage: str = "",
+    runs: Sequence[Run] = (),
 ) -> list[Intervention]:
     """The interventions that can prove `cause`, the most specific first.
 
     `crews` says whether the target was seen to run any; `single` is what was measured
-    one at a time; `storage` is a directory that can be written, where the target's own cannot.
+    one at a time; `storage` is a directory that can be written, where the target's own cannot;
+    `runs` are those of the sweep.
     """
     if outside.seen(run):
         return [
@@ -92,6 +97,8 @@ def interventions(
         ]
     if cause in OF_ITS_OWN and any(each.place == ELSEWHERE for each in found):
         return [it for it in OF_ITS_OWN[cause] if it.concurrency is None or run.concurrency > 1]
+    if cause == "side-effect-duplication" and unsure_writes(run):
+        return [LONGER]
     if cause == "side-effect-duplication" and any(c.fault for c in model_attempts(run.spans)):
         # Whoever begins anew after a failed call, the agent or the target's own code, need not.
         return [
@@ -101,7 +108,7 @@ def interventions(
     if cause in ("memory-slow", "memory-error") and _in_the_store(run):
         apart = Intervention("a memory store for each request", Plan(own_memory=True))
         return [apart, WITHOUT[cause]]
-    if cause in BY_ITS_CALLS and (fitted := BY_ITS_CALLS[cause](run)):
+    if cause in FITTED and (fitted := FITTED[cause](run)):
         return [fitted]
     if cause in WITHOUT:
         return [WITHOUT[cause]]
@@ -124,12 +131,6 @@ def interventions(
         return [*(fresh if crews else []), *turns, ONE_AT_A_TIME, apart]
     if cause in _OF_THE_PROVIDER:
         return _of_the_provider(cause, run)
-    if cause == "connection-pool-exhausted":
-        size = max(4 * run.concurrency, 1000)
-        return [Intervention(f"a pool of {size} connections", Plan(pool=size))]
-    if cause == "thread-pool-starvation":
-        threads = max(run.concurrency * 4, 16)
-        return [Intervention(f"an executor of {threads} threads", Plan(executor=threads))]
     if cause == "deadline-not-enforced":
         limit = max(map(allowed, run.outcomes))
         name = f"a timeout of {limit:g} s on the model calls themselves"
@@ -148,8 +149,20 @@ def interventions(
         return [Intervention("each host's address looked up once and kept", Plan(pin=True))]
     if cause == "storage-not-writable" and storage:
         return [Intervention("another storage directory", Plan(storage=storage))]
+    if cause == "resource-leak":
+        return _anew(run, runs)
     crowded = cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1
     return [ONE_AT_A_TIME] if crowded else []
+
+
+def _anew(run: Run, runs: Sequence[Run]) -> list[Intervention]:
+    """A fresh process before anything is used up, under the same load: else load might be it."""
+    used = used_up(runs, run)
+    number = max(run.concurrency, used.served // 2) if used else 0
+    if used is None or number > used.served - 2:
+        return []
+    name, least = f"a fresh process after every {number} requests", used.served + EARLY
+    return [Intervention(name, Plan(), renewed=number, least=least + run.concurrency)]
 
 
 def _fewer_calls(run: Run) -> Intervention:
@@ -167,12 +180,24 @@ def _sooner(run: Run) -> Intervention | None:
     return _cut_off(max(1.0, 4 * usual)) if given_up(run) else None
 
 
-BY_ITS_CALLS: Mapping[str, Callable[[Run], Intervention | None]] = {
+def _larger_pool(run: Run) -> Intervention:
+    size = max(4 * run.concurrency, 1000)
+    return Intervention(f"a pool of {size} connections", Plan(pool=size))
+
+
+def _larger_executor(run: Run) -> Intervention:
+    threads = max(run.concurrency * 4, 16)
+    return Intervention(f"an executor of {threads} threads", Plan(executor=threads))
+
+
+FITTED: Mapping[str, Callable[[Run], Intervention | None]] = {
     "retry-amplification": _fewer_calls,
     "no-timeout": lambda run: _cut_off(max(2.0, 4 * quantile(seconds_at(run, "llm"), 0.95))),
     "platform-timeout": _sooner,
+    "connection-pool-exhausted": _larger_pool,
+    "thread-pool-starvation": _larger_executor,
 }
-"""Interventions that are fitted to how the model calls of the run went."""
+"""Interventions that are fitted to how the run went."""
 AGAIN = "the failed model calls made again"
 PASSING = tuple(sorted(TRANSIENT))
 OF_A_TOOL = {
@@ -182,6 +207,9 @@ OF_A_TOOL = {
 """Causes that go with the tool that has them; the last three where they are on its own way."""
 ONE_AT_A_TIME = Intervention("one request at a time", Plan(), 1, broad=True)
 IN_TURN = Intervention("the kickoffs of a request one at a time", Plan(in_turn=True), broad=True)
+LONGER = Intervention(
+    "timeouts of the target's own calls raised 5 times", Plan(timeout_factor=5.0, own_calls=True)
+)
 OF_ITS_OWN: Mapping[str, Sequence[Intervention]] = {
     "unbounded-parallelism": (
         Intervention(
@@ -189,10 +217,7 @@ OF_ITS_OWN: Mapping[str, Sequence[Intervention]] = {
         ),
     ),
     "tool-slow": (
-        Intervention(
-            "timeouts of the target's own calls raised 5 times",
-            Plan(timeout_factor=5.0, own_calls=True),
-        ),
+        LONGER,
         ONE_AT_A_TIME,
     ),
 }
@@ -371,14 +396,18 @@ def prove(
     without = list(run.outcomes)
     usual = set(signs(run).values())
     proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
+    each = intervention.renewed or size
     for _ in range(ROUNDS):
-        more = serve(size, width, intervention.plan, intervention.name)
+        more = serve(min(each, size), width, intervention.plan, intervention.name)
+        while len(more.outcomes) < size and intervention.renewed and not more.hung:
+            more.extend(serve(each, width, intervention.plan, intervention.name))
         if during is None:
             during = more
         else:
             during.extend(more)
         after = counted(during)
-        gone = after.failures <= rate * after.attempts * 0.6
+        # What is used up is there in each fresh process: nobody fails before it is used up again.
+        gone = after.failures <= rate * after.attempts * (0.1 if intervention.renewed else 0.6)
         if intervention.most_calls:
             other = fell(failed(during), failed(run)) < ALPHA  # the retries were worth it
         else:

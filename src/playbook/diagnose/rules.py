@@ -35,8 +35,8 @@ from .facts import (
     split,
     widest,
 )
-from .leak import PER_REQUEST, heard
-from .patterns import WAITED_OUT, patterns, protected
+from .leak import PER_REQUEST, heard, used_up
+from .patterns import WAITED_OUT, patterns, unsure_writes
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -161,6 +161,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
         findings.setdefault(pattern.cause, [])[:0] = pattern.findings
     _elsewhere(run, evidence, scores, findings)
+    _used_up(run, evidence, scores, findings)
     alone = evidence.alone
     if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
         # It fails as often without any overlap: what needs overlap is not the cause.
@@ -193,6 +194,22 @@ def _next(
     scores[cause] = 0.4
     text = f"half of the requests wait {wait:.1f} s or more for a thread, of {whole:.1f} s in all"
     findings[cause] = [Finding(text, "spans")]
+
+
+def _used_up(
+    run: Run, evidence: Evidence, scores: dict[str, float], findings: dict[str, list[Finding]]
+) -> None:
+    """What requests leave behind and nobody gives back: it lasts for so many of them."""
+    cause, used = "resource-leak", used_up(evidence.runs, run)
+    if used is None:
+        return
+    text = f"the first {used.served} requests of the process end well, and hardly one after them"
+    if used.stays:
+        for other, score in scores.items():
+            scores[other] = min(score, 0.8)
+    scores[cause] = max(scores.get(cause, 0.0), 0.85 if used.stays else 0.45)
+    stays = [Finding(each, "process") for each in used.stays]
+    findings.setdefault(cause, [])[:0] = [Finding(text, "sweep"), *stays]
 
 
 BUSY = 0.6
@@ -426,7 +443,11 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
     unreached = sign.kind == "connect-timeout" and _never_reached(sign, run, evidence)
     if sign.kind in WAITED_OUT and not unreached:
         slow = ("tool-slow", 0.8, [text, *_direct(evidence, name)])
-        again = [("side-effect-duplication", 0.4, each)] if (each := _unsure_writes(run)) else []
+        unsure = unsure_writes(run)
+        if unsure and not any(outcome.failed for outcome in run.outcomes):
+            # Nobody is late and nobody is told: what was done twice is the harm.
+            return [("side-effect-duplication", 0.85, unsure), ("tool-slow", 0.6, slow[2])]
+        again = [("side-effect-duplication", 0.4, unsure)] if unsure else []
         return [slow, *again, ("tool-error", 0.3, [])]
     if sign.kind == "storage-locked":
         return [("tool-contention", 0.8, [text])]
@@ -445,26 +466,6 @@ def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
     # On the way to some of its service's addresses, or at times.
     at_times = [(SIMPLE[sign.kind], 0.5, [fails])] if sign.kind in ("dns", "tls", "proxy") else []
     return [("tool-error", 0.8, [fails, *_direct(evidence, name)]), *at_times]
-
-
-def _unsure_writes(run: Run) -> list[Finding]:
-    """Writes that were made again after one of the same content was not waited for to its end."""
-    cut = {
-        (span.request, span.attributes["playbook.write"]): span
-        for span in run.spans
-        if span.fault in ("read-timeout", "timeout") and "playbook.write" in span.attributes
-    }
-    again = {
-        span.request
-        for span in run.spans
-        if not span.fault
-        and (first := cut.get((span.request, span.attributes.get("playbook.write"))))
-        and not protected(first, span)
-    }
-    text = (
-        f"{len(again)} requests made a write again that had timed out: it may have been done twice"
-    )
-    return [Finding(text, "spans")] if again else []
 
 
 NEVER_THERE = {"dns", "tls", "proxy", "connect-timeout", "connect-refused", "connect-failed"}
