@@ -19,7 +19,7 @@ from playbook.diagnose.prove import interventions
 from playbook.diagnose.rules import suspects
 from playbook.errors import classify
 from playbook.inject import Plan
-from playbook.model import Ladder, Link, Outcome, Rung, Span, Sweep
+from playbook.model import Ladder, Link, Outcome, Rung, Span, Suspect, Sweep
 from playbook.runner import Run
 from playbook.stats import quantile
 from playbook.sweep import row
@@ -285,12 +285,35 @@ def test_the_log_of_a_service_names_what_was_inside(tmp_path: Path) -> None:
     ] + [{"time": "2025-01-31T12:00:01Z", "level": "info", "requestId": "someone-else",
           "statusCode": 500, "msg": "done"}]  # fmt: skip
     log.write_text("\n".join(map(json.dumps, lines)))
-    inner, _ = outside.joined(log, [run])
+    inner, said, _ = outside.joined(log, [run])
     assert inner == {f"r{n}": Sign("rate-limit") for n in range(4)}
-    evidence = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(5),)), inner=inner)
+    runs = [served(ALONE, 1), run]
+    evidence = Evidence(Sweep(), runs, Ladder((pairs(5),)), inner=inner, said=said)
     first = suspects(signs(run), run, evidence)[0]
     assert first.cause == "provider-rate-limit"
     assert first.evidence[0].source == "logs"
+    quoted = "the log says of 4 of 4 failing requests: Rate limit reached"
+    assert quoted in [each.finding for each in first.evidence]
+
+
+def test_a_log_that_names_no_cause_makes_nothing_surer() -> None:
+    run = served([*many(Ask(500), 4), *many(OK, 16)], 10)
+    surely = [Suspect("shared-mutable-state", "application", 0.98)]
+    for kind, score in (("server-error", 0.85), ("unknown", 0.85), ("executor-busy", 0.98)):
+        inner = {f"r{n}": Sign(kind) for n in range(4)}
+        evidence = Evidence(Sweep(), [served(ALONE, 1), run], inner=inner)
+        assert outside.sure(surely, signs(run), evidence)[0].score == score
+
+
+def test_one_failure_alone_speaks_against_what_needs_overlap() -> None:
+    """4 of 40 at 10, and 1 of 22 alone: that may well be one rate."""
+    crowd = served([*many(Ask(500), 4), *many(OK, 36)], 10)
+    alone = served([Ask(500), *many(OK, 21)], 1, "a")
+    ranked = suspects(signs(crowd), crowd, Evidence(Sweep(), [alone, crowd]))
+    assert ranked[0].cause == "provider-5xx"
+    surely = served([*many(Ask(500), 30), *many(OK, 10)], 10)
+    ranked = suspects(signs(surely), surely, Evidence(Sweep(), [alone, surely]))
+    assert ranked[0].cause == "provider-rate-limit"
 
 
 @pytest.mark.parametrize(

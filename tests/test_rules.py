@@ -21,6 +21,7 @@ from playbook.diagnose.facts import (
     split,
 )
 from playbook.diagnose.judge import FEW, failing
+from playbook.diagnose.leak import used_up
 from playbook.diagnose.prove import WITHOUT, count, interventions, prove, widened
 from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import TRANSIENT, classify
@@ -1146,6 +1147,61 @@ def test_handlers_of_events_that_stay_behind_are_told_of_shared_state() -> None:
     growing = told(served(100), served(110), served(120))
     assert "1.0 more handlers on CrewAI's event bus with each request" in growing
     assert "event bus" not in told(served(100), served(110), served(110))
+
+
+def in_order(*well: bool, at: float = 0.0) -> list[Outcome]:
+    """Requests that begin one after the other, each well or not."""
+    chain = [Link("desk.Busy", "no slot")]
+    each_ = [outcome(f"o{at:g}-{n}", [] if ok else chain) for n, ok in enumerate(well)]
+    return [replace(it, start=at + n, end=at + n + 0.5) for n, it in enumerate(each_)]
+
+
+def swept(crowd: Sequence[bool], *, descriptors: tuple[float, float] = (20, 22)) -> list[Run]:
+    alone = run(in_order(*[True] * 10), width=1, stats={"descriptors": descriptors[0]})
+    many = in_order(*crowd, at=100.0)
+    return [alone, run(many, width=8, stats={"descriptors": descriptors[1]})]
+
+
+def test_what_is_used_up_lasts_for_so_many_requests_whatever_the_load() -> None:
+    until = [True] * 12 + [False] * 4
+    used = used_up(swept(until), swept(until)[1])
+    assert used is not None
+    assert (used.served, used.stays) == (22, ())
+    runs = swept(until, descriptors=(20, 38))
+    used = used_up(runs, runs[1])
+    assert used is not None
+    assert used.stays == ("18 more descriptors are open after 16 more requests",)
+    for mixed in ([True, False] * 8, [True] * 14 + [False] * 2, [False] * 16):
+        assert used_up(swept(mixed), swept(mixed)[1]) is None, mixed
+
+
+def test_a_leak_is_proven_by_fresh_processes_under_the_same_load() -> None:
+    """And not by less load: where that is what fails, fresh processes meet it as well."""
+    from playbook.diagnose.judge import _try
+
+    before = swept([True] * 12 + [False] * 4)
+    asked: list[tuple[int, int]] = []
+
+    def judged(lasts: int, by_load: float) -> list[Suspect]:
+        def serve(_: str, count: int, width: int, __: Plan, *, text: str) -> Run:
+            asked.append((count, width))
+            well = [n < lasts and n % 8 >= by_load for n in range(count)]
+            return run(in_order(*well), width=width)
+
+        case: Any = SimpleNamespace(bench=asked_bench(serve))
+        known = evidence(*before)
+        ranked = suspects(signs(before[1]), before[1], known)
+        assert ranked[0].cause == "resource-leak"
+        same = set(signs(before[1]).values())
+        found, proof = _try(case, ranked, before[1], known, same, hidden=False, tried={})
+        if proof is not None:
+            assert proof.intervention == "a fresh process after every 11 requests"
+        return sorted(found, key=lambda item: -item.score)
+
+    assert judged(lasts=22, by_load=0)[0].score > 0.9
+    assert {width for _, width in asked} == {8}
+    assert max(count for count, width in asked) > 22, "put back, a process gets so far again"
+    assert judged(lasts=1000, by_load=1)[0].cause == "unknown"
 
 
 def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> None:

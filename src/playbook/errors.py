@@ -475,7 +475,7 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         (
             "timeout",
             r"\btimed[ -]out\b|\brequest time-?out\b|\btime-?out (?:of|after|exceeded|expired)"
-            r"|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout",
+            r"|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout|\btook too long\b",
         ),
         (
             "connection-error",

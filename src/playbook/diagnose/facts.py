@@ -64,6 +64,8 @@ class Evidence:
     components: Sequence[str] = ()
     inner: Mapping[str, Sign] = field(default_factory=dict)
     """What a service's own log says of a request, by its id."""
+    said: Mapping[str, str] = field(default_factory=dict)
+    """The error in that log of a request, by its id."""
     logged: Sequence[Span] = ()
     """Timed calls that the log tells of, with the ids of our requests."""
 

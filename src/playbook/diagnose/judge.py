@@ -194,8 +194,8 @@ def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
         from ..captured import CapturedError
 
         with suppress(CapturedError):  # an empty log says nothing, and the note says so
-            inner, logged = outside.joined(case.logs, runs)
-            plain = replace(plain, inner=inner, logged=logged)
+            inner, said, logged = outside.joined(case.logs, runs)
+            plain = replace(plain, inner=inner, said=said, logged=logged)
     return replace(plain, ladder=ladder) if ladder is not None else plain
 
 

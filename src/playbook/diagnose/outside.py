@@ -126,8 +126,9 @@ def told_apart(runs: Sequence[Run]) -> bool:
 _NOT_TAKEN = frozenset({400, 404, 405, 406, 410, 411, 413, 415, 422})
 
 
-def joined(path: Path, runs: Sequence[Run]) -> tuple[dict[str, Sign], list[Span]]:
-    """What a service's log says of our requests, by id, and the timed calls it tells of.
+def joined(path: Path, runs: Sequence[Run]) -> tuple[dict[str, Sign], dict[str, str], list[Span]]:
+    """What a service's log says of our requests, by id: the class of an error, its words, and the
+    timed calls that it tells of.
 
     Raises `playbook.captured.CapturedError`.
     """
@@ -137,13 +138,15 @@ def joined(path: Path, runs: Sequence[Run]) -> tuple[dict[str, Sign], list[Span]
     captured = read(path)
     spans = [span for span in captured.spans if span.request in ours]
     inside = {span.request: Sign(span.fault, span.kind) for span in spans if span.fault}
-    said = {
-        outcome.request: Sign(outcome.fault.kind)
+    faults = {
+        outcome.request: outcome.fault
         for outcome in captured.outcomes
         if outcome.request in ours and outcome.fault is not None
     }
+    said = {name: Sign(fault.kind) for name, fault in faults.items()}
+    words = {name: fault.message for name, fault in faults.items() if fault.message}
     telling = {name: each for name, each in said.items() if each.kind not in _VAGUE}
-    return {**said, **inside, **telling}, spans
+    return {**said, **inside, **telling}, words, spans
 
 
 _VAGUE = frozenset({"unknown", "server-error", "timeout", "connection-error"})
@@ -193,6 +196,8 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             text = f"{times} of {len(run.outcomes)} requests at {run.concurrency} at once: {one}"
             findings.setdefault(cause, []).append(Finding(text, "sweep"))
             findings[cause] += texts
+    for cause in findings:
+        findings[cause] += _quoted(found, evidence)
     for cause, score, told in _logged(logged, found, evidence):
         # What the service's own log says of these very requests is nearer to the truth.
         scores = {name: min(each, score - 0.15) for name, each in scores.items()} | {cause: score}
@@ -277,7 +282,13 @@ def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence)
     said = _words(found, run, one)
     alone = evidence.alone
     here = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
-    if alone is None or run.concurrency == 1 or _share(alone) > 0.5 * here:
+    chance = alone is not None and fell(failed(run), failed(alone)) > 0.05
+    if (
+        alone is None
+        or run.concurrency == 1
+        or _share(alone) > 0.5 * here
+        or (chance and _share(alone) > 0)
+    ):
         rate = f"{_share(alone):.0%} one at a time" if alone is not None else "one at a time too"
         if here == 1.0 or one.kind == "bad-request":
             return [("unknown", 0.5, said)]
@@ -527,6 +538,15 @@ def _logged(
     return [(cause, 0.85, Finding(text, "logs"))] if cause else []
 
 
+def _quoted(found: Mapping[str, Sign], evidence: Evidence) -> list[Finding]:
+    """What the log says of the failing requests most often."""
+    said = Counter(evidence.said[name] for name in found if name in evidence.said)
+    return [
+        Finding(f"the log says of {times} of {len(found)} failing requests: {text[:160]}", "logs")
+        for text, times in said.most_common(1)
+    ]
+
+
 # --- what the kit itself can change from outside ---------------------------------------------
 
 
@@ -627,7 +647,8 @@ def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidenc
     away, may keep its score.
     """
     kinds = {each.kind for each in found.values()}
-    if evidence.inner or kinds & {"crossed", *_BY_NAME, *CUT, *CONNECT, "application-error"}:
+    told = {each.kind for name, each in evidence.inner.items() if name in found} - _VAGUE
+    if told or kinds & {"crossed", *_BY_NAME, *CUT, *CONNECT, "application-error"}:
         return list(ranked)
     most = {
         "provider-rate-limit": 0.7,
