@@ -33,6 +33,8 @@ from .patterns import given_up, guarded, unended, unsure_writes
 
 ALPHA = 0.02
 """Small enough that a few looks at the growing counts stay below 5 % together."""
+TOLD = 0.05
+"""What the p-value of the counts before and after alone must be below, without "back again"."""
 BELOW = 0.7
 """Share of the rate that a provider was seen to answer at which calls are paced."""
 ROUNDS = 3
@@ -428,10 +430,11 @@ def prove(
             new = set(signs(during).values()) - usual
             after = count(during, widened(mine, during) | new, hidden)
         without += again.outcomes
-        p_value = fell(_sum(before, back), after)
+        # What is told is the p-value of the counts beside it; "back again" is counted in for more.
+        told, whole = fell(before, after), fell(_sum(before, back), after)
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)
-        proof = Proof(intervention.name, before, after, round(p_value, 6), returned)
-        if returned and p_value < ALPHA:
+        proof = Proof(intervention.name, before, after, round(told, 6), returned)
+        if returned and whole < ALPHA and told < TOLD:
             longer = intervention.plan.deadline_factor != 1.0
             edge = not longer and _only_just(without, during.outcomes, deadline_s)
             return Trial(proof, not edge, during, edge=edge)
