@@ -51,6 +51,7 @@ def span(request: str, kind: str, name: str, start: float, end: float, **known: 
         "within": "playbook.within",
         "tool": "playbook.tool",
         "unfinished": "playbook.unfinished",
+        "left_open": "playbook.left_open",
         "foreign": "playbook.foreign",
         "cause": "playbook.cause",
         "made_again": "playbook.made_again",
@@ -1076,6 +1077,24 @@ def test_an_answer_that_breaks_off_is_seen_where_its_model_mostly_tells_the_reas
     offered = interventions("false-success", found, [], {}, crews=True)
     asked_again = [item for item in offered if item.plan.retry == ("bad-response",)]
     assert bool(asked_again) is bool(hidden_)
+
+
+def test_a_call_that_was_overtaken_by_another_is_no_answer_that_breaks_off() -> None:
+    """A hedged call: the slow one of two is left to itself, and ends with its request."""
+    names = each()
+    spans = [
+        item
+        for name in names
+        for item in [
+            span(name, "llm", "gpt-4o", 0.0, 2.0, left_open=True),
+            span(name, "llm", "gpt-4o", 1.5, 1.9, finish="stop"),
+        ]
+    ]
+    assert masked(run([outcome(name) for name in names], spans)) == {}
+    cut = [replace(it, attributes={}) for it in spans]
+    last = [it if it.end == 2.0 else span(it.request, "llm", "gpt-4o", 1, 1.9, finish="stop")
+            for it in cut[:2]] + spans[2:]  # fmt: skip
+    assert masked(run([outcome(name) for name in names], last)) == {"r0": Sign("no-answer")}
 
 
 def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:

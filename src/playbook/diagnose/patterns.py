@@ -165,10 +165,7 @@ def unended(run: Run) -> frozenset[str]:
 
     A stream that breaks off between two events looks whole to everybody above it.
     """
-    last: dict[str, Span] = {}
-    for span in sorted(run.spans, key=lambda span: span.end):
-        if span.kind == "llm" and not span.fault and place(span) == "llm":
-            last[span.request] = span
+    last = _last_answers(run)
     told: dict[str, list[bool]] = defaultdict(list)
     for span in last.values():
         told[span.name].append(bool(span.attributes.get("gen_ai.response.finish_reason")))
@@ -178,6 +175,19 @@ def unended(run: Run) -> frozenset[str]:
         for name, span in last.items()
         if span.name in mostly and not span.attributes.get("gen_ai.response.finish_reason")
     )
+
+
+def _last_answers(run: Run) -> dict[str, Span]:
+    """The last answered model call of each request; one that nobody waited for (it was overtaken
+    by another, or is left to end by itself) is no answer."""
+    return {
+        span.request: span
+        for span in sorted(run.spans, key=lambda span: span.end)
+        if span.kind == "llm"
+        and not span.fault
+        and place(span) == "llm"
+        and not (span.attributes.keys() & {"playbook.left_open", "playbook.unfinished"})
+    }
 
 
 def no_answer(outcome: Outcome, spans: Sequence[Span], unended: Collection[str] = ()) -> str:
@@ -235,10 +245,10 @@ def _no_answer(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | No
 
 def _broken_off(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
     """Does the target turn down what the model did not say to its end?"""
-    ends: dict[str, str] = {}
-    for span in sorted(run.spans, key=lambda span: span.end):
-        if span.kind == "llm" and not span.fault and place(span) == "llm":
-            ends[span.request] = str(span.attributes.get("gen_ai.response.finish_reason") or "")
+    ends = {
+        name: str(span.attributes.get("gen_ai.response.finish_reason") or "")
+        for name, span in _last_answers(run).items()
+    }
     if not any(reason and reason not in CUT for reason in ends.values()):
         return None  # the client tells no reasons, or there is no whole answer to compare with
     turned_down = [name for name, sign in found.items() if name in ends and sign.kind in _OWN_WORDS]
