@@ -285,10 +285,10 @@ def test_the_log_of_a_service_names_what_was_inside(tmp_path: Path) -> None:
     ] + [{"time": "2025-01-31T12:00:01Z", "level": "info", "requestId": "someone-else",
           "statusCode": 500, "msg": "done"}]  # fmt: skip
     log.write_text("\n".join(map(json.dumps, lines)))
-    inner, said, _ = outside.joined(log, [run])
-    assert inner == {f"r{n}": Sign("rate-limit") for n in range(4)}
-    runs = [served(ALONE, 1), run]
-    evidence = Evidence(Sweep(), runs, Ladder((pairs(5),)), inner=inner, said=said)
+    plain = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(5),)))
+    evidence = outside.joined(log, [run], plain)
+    assert evidence.inner == {f"r{n}": Sign("rate-limit") for n in range(4)}
+    assert evidence.joined == 4
     first = suspects(signs(run), run, evidence)[0]
     assert first.cause == "provider-rate-limit"
     assert first.evidence[0].source == "logs"
@@ -303,6 +303,46 @@ def test_a_log_that_names_no_cause_makes_nothing_surer() -> None:
         inner = {f"r{n}": Sign(kind) for n in range(4)}
         evidence = Evidence(Sweep(), [served(ALONE, 1), run], inner=inner)
         assert outside.sure(surely, signs(run), evidence)[0].score == score
+
+
+def test_a_log_that_does_not_say_whose_its_failures_are_still_tells_what_they_were(
+    tmp_path: Path,
+) -> None:
+    run = served([*many(ERROR, 14), *many(OK, 11)], 25)
+    log = tmp_path / "service.log"
+    well = [f"2025-01-31 12:00:0{n},000 INFO passes issued request_id=r{n + 14}" for n in range(3)]
+    lost = [
+        "ERROR:    Exception in ASGI application",
+        "Traceback (most recent call last):",
+        '  File "/app/db.py", line 22, in get_session',
+        "passes.db.TimeoutError: QueuePool limit of size 5 overflow 0 reached, timeout 3.00",
+    ]
+    log.write_text("\n".join([*well, *lost * 14]) + "\n")
+    plain = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(0),)))
+    evidence = outside.joined(log, [run], plain)
+    assert (evidence.joined, evidence.unclaimed) == (3, {"pool-timeout": 14})
+    ranked = suspects(signs(run), run, evidence)
+    assert ranked[0].cause == "connection-pool-exhausted"
+    assert ranked[0].evidence[0].finding == (
+        "the log has 14 failures that carry no request's id: pool-timeout"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fastest", "longest", "cause"),
+    [
+        (1.5, 4.5, "connection-pool-exhausted"),
+        (1.5, 2.9, "platform-timeout"),  # nothing takes longer: a deadline around it all
+        (2.6, 4.5, "provider-rate-limit"),  # none is as fast as alone: what they wait for is slow
+    ],
+)
+def test_who_waits_for_a_place_and_is_sent_away(fastest: float, longest: float, cause: str) -> None:
+    alone = served(many(Ask(200, seconds=1.5), 8), 1, "a")
+    away = many(Ask(500, seconds=3.08), 14, spread=0.08)
+    well = [Ask(200, seconds=fastest + n * (longest - fastest) / 10) for n in range(11)]
+    run = served([*away, *well], 25)
+    evidence = Evidence(Sweep(), [alone, run], Ladder((pairs(0),)))
+    assert suspects(signs(run), run, evidence)[0].cause == cause
 
 
 def test_one_failure_alone_speaks_against_what_needs_overlap() -> None:

@@ -66,6 +66,10 @@ class Evidence:
     """What a service's own log says of a request, by its id."""
     said: Mapping[str, str] = field(default_factory=dict)
     """The error in that log of a request, by its id."""
+    unclaimed: Mapping[str, int] = field(default_factory=dict)
+    """Fault classes in that log of failures that carry no request's id."""
+    joined: int = 0
+    """Requests of ours that the log knows by their id."""
     logged: Sequence[Span] = ()
     """Timed calls that the log tells of, with the ids of our requests."""
 

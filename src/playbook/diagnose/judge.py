@@ -138,7 +138,7 @@ def judge(case: Case) -> Verdict:
     if proof is None and not note:
         note = _unproven(first.cause, tried)
     if case.spec.kind == "http":
-        joined = bool(evidence_of(case, runs).inner)
+        joined = bool(evidence_of(case, runs).joined)
         told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
         note = f"{note}; {told}" if note else told
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
@@ -194,8 +194,7 @@ def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
         from ..captured import CapturedError
 
         with suppress(CapturedError):  # an empty log says nothing, and the note says so
-            inner, said, logged = outside.joined(case.logs, runs)
-            plain = replace(plain, inner=inner, said=said, logged=logged)
+            plain = outside.joined(case.logs, runs, plain)
     return replace(plain, ladder=ladder) if ladder is not None else plain
 
 

@@ -126,9 +126,9 @@ def told_apart(runs: Sequence[Run]) -> bool:
 _NOT_TAKEN = frozenset({400, 404, 405, 406, 410, 411, 413, 415, 422})
 
 
-def joined(path: Path, runs: Sequence[Run]) -> tuple[dict[str, Sign], dict[str, str], list[Span]]:
-    """What a service's log says of our requests, by id: the class of an error, its words, and the
-    timed calls that it tells of.
+def joined(path: Path, runs: Sequence[Run], evidence: Evidence) -> Evidence:
+    """With what a service's log says of our requests, by id: the class of an error, its words,
+    the timed calls that it tells of, and failures of which it does not say whose they are.
 
     Raises `playbook.captured.CapturedError`.
     """
@@ -137,16 +137,19 @@ def joined(path: Path, runs: Sequence[Run]) -> tuple[dict[str, Sign], dict[str, 
     ours = {outcome.request for run in runs for outcome in run.outcomes}
     captured = read(path)
     spans = [span for span in captured.spans if span.request in ours]
+    known = [outcome for outcome in captured.outcomes if outcome.request in ours]
     inside = {span.request: Sign(span.fault, span.kind) for span in spans if span.fault}
-    faults = {
-        outcome.request: outcome.fault
-        for outcome in captured.outcomes
-        if outcome.request in ours and outcome.fault is not None
-    }
+    faults = {outcome.request: outcome.fault for outcome in known if outcome.fault is not None}
     said = {name: Sign(fault.kind) for name, fault in faults.items()}
-    words = {name: fault.message for name, fault in faults.items() if fault.message}
     telling = {name: each for name, each in said.items() if each.kind not in _VAGUE}
-    return {**said, **inside, **telling}, words, spans
+    return replace(
+        evidence,
+        inner={**said, **inside, **telling},
+        said={name: fault.message for name, fault in faults.items() if fault.message},
+        unclaimed=captured.unclaimed,
+        joined=len(known),
+        logged=spans,
+    )
 
 
 _VAGUE = frozenset({"unknown", "server-error", "timeout", "connection-error"})
@@ -302,6 +305,12 @@ def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence)
         return [("shared-mutable-state", 0.75, texts)]
     if pairs is not None and pairs.failures >= 2:
         return _overlapping(pairs, evidence, texts)
+    if waited_ := _gave_up_waiting(found, run, evidence):
+        return [
+            ("connection-pool-exhausted", 0.7, [*waited_, *texts]),
+            ("thread-pool-starvation", 0.4, waited_),
+            ("provider-rate-limit", 0.35, texts),
+        ]
     tries = _tried_inside(found, run)
     limited = 0.65 if tries else 0.55
     return [
@@ -494,6 +503,35 @@ def _at_a_deadline(found: Mapping[str, Sign], run: Run) -> list[Finding]:
     return [Finding(text, "outcomes")]
 
 
+def _gave_up_waiting(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Finding]:
+    """Failures after one and the same wait, while some are as fast as alone and others take
+    longer and end well: only so many are let in at a time, and who waits too long is sent away.
+
+    A slow dependency would make the fast ones slower as well; a deadline would let none be longer.
+    """
+    alone = evidence.alone
+    good = [outcome.seconds for outcome in run.outcomes if outcome.ok]
+    bad = [outcome.seconds for outcome in run.outcomes if outcome.request in found]
+    if alone is None or len(bad) < FEW or len(good) < FEW:
+        return []
+    usual = quantile([outcome.seconds for outcome in alone.outcomes if outcome.ok], 0.5)
+    wait = quantile(bad, 0.5)
+    together = quantile(bad, 0.9) - quantile(bad, 0.1) < max(0.15, 0.03 * wait)
+    longer = sum(seconds > wait for seconds in good)
+    if not together or not longer or wait < LEAST_WAIT or min(good) > 1.3 * usual:
+        return []
+    text = (
+        f"{len(bad)} failures come {wait:.1f} s after their start, all alike, while {longer} that "
+        f"take longer end well and the fastest needs {min(good):.1f} s, as one alone: so many are "
+        "let in at a time (a connection pool, a lock, a queue), and who waits too long is sent away"
+    )
+    return [Finding(text, "outcomes")]
+
+
+LEAST_WAIT = 0.4
+"""Seconds below which a failure may be an answer and no wait that was given up."""
+
+
 def _tried_inside(found: Mapping[str, Sign], run: Run) -> list[Finding]:
     """Failures that take longer than answers: something inside was tried again first."""
     good = [outcome.seconds for outcome in run.outcomes if outcome.ok]
@@ -517,6 +555,11 @@ def _logged(
     from .rules import SIMPLE
 
     known = {name: each for name, each in logged.items() if each.kind not in ("unknown", "hung")}
+    if not known and evidence.unclaimed:
+        kind, times = max(evidence.unclaimed.items(), key=lambda item: item[1])
+        text = f"the log has {times} failures that carry no request's id: {kind}"
+        cause = SIMPLE.get(kind)
+        return [(cause, 0.75, Finding(text, "logs"))] if cause and times >= FEW else []
     if len(known) < min(FEW, len(found)):
         return []
     kind, times = Counter(each.kind for each in known.values()).most_common(1)[0]
@@ -595,6 +638,12 @@ def experiments(
         return many if crossed else [alike, *many]
     if cause == "unbounded-parallelism":
         return [("each list in the request cut to one item", Plan(shorten=1), None, False), *many]
+    if cause == "connection-pool-exhausted" and many and single is not None:
+        # As many as are let in at once, which is still a load: a limit of the rate would not heed.
+        usual = quantile([outcome.seconds for outcome in single.outcomes], 0.5)
+        let_in = sum(outcome.ok and outcome.seconds <= 1.3 * usual for outcome in run.outcomes)
+        some = [(f"{let_in} requests at a time", Plan(), let_in, False)] if let_in > 1 else []
+        return [*some, *many]
     if cause in _NEEDS_LOAD:
         return many
     return []
@@ -658,6 +707,7 @@ def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidenc
         "provider-slow": 0.7,
         "event-loop-blocked": 0.85,
         "thread-pool-starvation": 0.9,
+        "connection-pool-exhausted": 0.8,
     }
     return [
         replace(each, score=min(each.score, most.get(each.cause, each.score))) for each in ranked
