@@ -22,7 +22,7 @@ from playbook.diagnose.facts import (
 )
 from playbook.diagnose.judge import FEW, failing
 from playbook.diagnose.leak import used_up
-from playbook.diagnose.prove import WITHOUT, count, interventions, prove, widened
+from playbook.diagnose.prove import WITHOUT, Intervention, count, interventions, prove, widened
 from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import TRANSIENT, classify
 from playbook.inject import Plan
@@ -1166,6 +1166,58 @@ def test_handlers_of_events_that_stay_behind_are_told_of_shared_state() -> None:
     growing = told(served(100), served(110), served(120))
     assert "1.0 more handlers on CrewAI's event bus with each request" in growing
     assert "event bus" not in told(served(100), served(110), served(110))
+
+
+def test_what_fails_still_once_the_first_cause_is_gone_is_named_second() -> None:
+    from playbook.diagnose.judge import _try
+
+    def served(count: int, *, queued: bool) -> Run:
+        names = each(count)
+        late, bad = (names[::2], names[1:4:2]) if queued else ([], names[1:8:2])
+        waits = [span(n, "wait", "executor queue", 0.0, 9.0) for n in late]
+        calls = [it for n in bad for it in chat(n, fault="bad-response")]
+        lost = {n: [Link("json.decoder.JSONDecodeError", "Expecting value: line 1")] for n in bad}
+        return run(
+            [outcome(n, lost.get(n, []), seconds=10.0 if n in late else 1.0, overran=n in late)
+             for n in names],
+            [*waits, *calls],
+            20,
+        )  # fmt: skip
+
+    def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
+        return served(count, queued=not plan.executor)
+
+    before = served(24, queued=True)
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    ranked = [Suspect("thread-pool-starvation", "orchestration", 0.8)]
+    same = {Sign("deadline", "queue")}
+    known, proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    assert proof is not None
+    assert [(item.cause, item.score > 0.9) for item in known] == [
+        ("thread-pool-starvation", True),
+        ("provider-bad-response", False),
+    ]
+    assert "fail still with an executor of 80 threads: bad-response at llm" in repr(known[1])
+
+
+@pytest.mark.parametrize(("back", "sound"), [((0, 0, 1), False), ((4, 4, 4), True)])
+def test_what_went_by_itself_is_no_interventions_doing(
+    back: tuple[int, ...], *, sound: bool
+) -> None:
+    """7 of 16, none of 27 with it, and 1 of 27 when it is put back."""
+
+    def served(count: int, bad: int) -> Run:
+        names = each(count)
+        return run([outcome(n, LOST if m < bad else []) for m, n in enumerate(names)], width=8)
+
+    rounds = iter(back)
+
+    def serve(count: int, __: int, plan: Plan, text: str) -> Run:
+        return served(count, next(rounds) if text == "back again" else 0)
+
+    trial = prove(Intervention("anything", Plan(fresh=True)), served(16, 7),
+                  set(signs(served(16, 7)).values()), serve)  # fmt: skip
+    assert trial.accepted is sound
 
 
 def in_order(*well: bool, at: float = 0.0) -> list[Outcome]:

@@ -256,7 +256,7 @@ def _try(
             known = replace(suspect, cause=name, layer=layer_of(name))
             known = replace(known, evidence=(*known.evidence, *missed))
             judged[index] = proven(known, trial.proof.p_value, broad=intervention.broad)
-            return _each_once(judged), trial.proof
+            return _each_once([*judged, *_left(trial, name, evidence)]), trial.proof
         went = tried.get(suspect.cause)
         if index == 0 and went is not None and went.full:
             return _each_once(judged), None  # a longer deadline helps those that lack CPU, too
@@ -277,6 +277,26 @@ def _try(
                 judged[index] = replace(known, score=round(known.score - 0.05 * place, 3))
             return _each_once(judged), trial.proof
     return _each_once(judged), None
+
+
+def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
+    """What fails still, with the proven cause taken away: another cause, hidden behind it."""
+    left = signs(trial.during)
+    if len(left) < 2:
+        return []
+    text = (
+        f"{len(left)} of {len(trial.during.outcomes)} fail still with {trial.proof.intervention}: "
+        f"{Counter(left.values()).most_common(1)[0][0]}"
+    )
+    return [
+        replace(other, score=min(other.score, SECOND), evidence=(Finding(text, "prove"),))
+        for other in suspects(left, trial.during, evidence)[:1]
+        if other.cause not in (proven_, "unknown")
+    ]
+
+
+SECOND = 0.6
+"""The most that is said of a cause that shows once another is taken away, and is not tried."""
 
 
 def _together(alone: Sequence[Intervention]) -> Intervention | None:

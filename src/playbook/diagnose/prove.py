@@ -433,12 +433,20 @@ def prove(
         # What is told is the p-value of the counts beside it; "back again" is counted in for more.
         told, whole = fell(before, after), fell(_sum(before, back), after)
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)
+        if not intervention.least and _went_by_itself(before, back):
+            returned = False
         proof = Proof(intervention.name, before, after, round(told, 6), returned)
         if returned and whole < ALPHA and told < TOLD:
             longer = intervention.plan.deadline_factor != 1.0
             edge = not longer and _only_just(without, during.outcomes, deadline_s)
             return Trial(proof, not edge, during, edge=edge)
     return Trial(proof, False, during or run, undecided=True)
+
+
+def _went_by_itself(before: Count, back: Count) -> bool:
+    """Did hardly any fail when all was as before? Then what passed meanwhile was not cured."""
+    rate = before.failures / max(before.attempts, 1)
+    return back.failures < 0.25 * rate * back.attempts and fell(before, back) < 0.01
 
 
 JUST = 0.8
