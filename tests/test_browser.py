@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import samples
+
+from playbook import show
 
 nbformat = pytest.importorskip("nbformat")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -297,6 +300,22 @@ def test_interrupting_a_cell_that_waits_stops_the_sweep(page):
     page.get_by_title("Interrupt the kernel").click()
     playwright.expect(last.locator(".jp-OutputArea")).to_contain_text("KeyboardInterrupt")
     playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
+
+
+@pytest.mark.parametrize("obj", [samples.SWEEP, samples.AUDIT, samples.LADDER, samples.VERDICT])
+def test_a_table_is_whole_on_paper(browser, obj):
+    """Nothing can be scrolled there: at the width that a printed notebook has, nothing is cut."""
+    page = browser.new_page()
+    page.set_viewport_size({"width": 577, "height": 700})
+    css = "body{margin:0;font:14px sans-serif} table{font-size:12px;border-spacing:0}"
+    page.set_content(f"<style>{css}</style>{show.html(obj)}")
+    over = "[...document.querySelectorAll('.playbook > div')].map(it => it.scrollWidth - 577)"
+    scrolled = "getComputedStyle(document.querySelector('table').parentElement).overflowX"
+    assert page.evaluate(scrolled) == "auto"
+    page.emulate_media(media="print")
+    assert page.evaluate(scrolled) == "visible"
+    assert max(page.evaluate(over)) <= 0
+    page.close()
 
 
 # Notebook 7 and Voila ---------------------------------------------------------------
