@@ -499,6 +499,26 @@ def test_a_figure_that_says_nothing_new_is_not_drawn_again(monkeypatch):
     view._frame("sweep")
 
 
+def test_a_request_that_ends_while_the_figures_are_drawn_is_in_the_next_one(monkeypatch):
+    view = panel(FakeCase(), levels=(1,))
+    view.start().wait(SECONDS)
+    live, draw = view._live, panes.swept
+    live.hear(Progress("sweep", "10 at once", 0, 10, 10))
+    live.hear(Progress("sweep", "10 at once", 1, 10, 10, outcome=FEW[0]))
+
+    def meanwhile(*arguments):
+        live.hear(Progress("sweep", "10 at once", 2, 10, 10, outcome=FEW[1]))
+        return draw(*arguments)
+
+    monkeypatch.setattr(panes, "swept", meanwhile)
+    view._answer = view.result = None  # as while it runs
+    view._frame("sweep")
+    assert "of 1<" in view.requests.table.value
+    monkeypatch.setattr(panes, "swept", draw)
+    view._frame("sweep")
+    assert "of 2<" in view.requests.table.value
+
+
 def test_every_control_has_a_label():
     case = FakeCase()
     case.names = ("memory",)

@@ -199,16 +199,17 @@ class Panel(widgets.VBox):  # type: ignore[misc]
     # What is seen ---------------------------------------------------------------------
 
     def _frame(self, step: str) -> None:
-        live, ended = self._live, self._answer is not None
+        live, over = self._live, self._answer is not None
         bursts, ladder = live.bursts(), live.ladder()
-        sweep = self.result if self.result and (ended or step != "sweep") else live.sweep()
-        running = None if ended else live.running
+        sweep = self.result if self.result and (over or step != "sweep") else live.sweep()
+        running = None if over else live.running
         self.sweep.draw(
             (sweep, running, self._deadline), lambda: panes.swept(sweep, running, self._deadline)
         )
-        if any(burst.outcomes for burst in bursts):
-            self.requests.draw((id(live), live.ended), lambda: panes.requests(bursts))
-        if step == "isolate" and ended:
+        # Of these, and not of those that ended while the sweep was drawn.
+        if ended := sum(len(burst.outcomes) for burst in bursts):
+            self.requests.draw((id(live), ended), lambda: panes.requests(bursts))
+        if step == "isolate" and over:
             ladder = self._answer
         if ladder.rungs:
             self.ladder.draw(ladder, lambda: panes.climbed(ladder))

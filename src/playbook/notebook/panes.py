@@ -44,9 +44,9 @@ class Pane(widgets.HBox):  # type: ignore[misc]
         self._drawn: object = None
         # Shares of the row, whatever the table holds: all figures have one width.
         self.figure = widgets.HTML(
-            layout=widgets.Layout(flex="3 1 460px", min_width="320px", max_width="720px")
+            layout=widgets.Layout(flex="2 1 440px", min_width="320px", max_width="720px")
         )
-        self.table = widgets.HTML(layout=widgets.Layout(flex="1 1 260px", min_width="0"))
+        self.table = widgets.HTML(layout=widgets.Layout(flex="1 1 300px", min_width="0"))
         super().__init__(
             [self.figure, self.table],
             layout=widgets.Layout(flex_flow="row wrap", align_items="center", display="none"),
