@@ -828,9 +828,8 @@ def html(obj: object) -> str:
             parts.append("<tr>" + "".join(_cells(it.columns, row)) + "</tr>")
         parts.append("</tbody></table></div>")
     remarks = "<br>".join(_html.escape(clean(remark)) for remark in it.remarks)
-    parts.append(
-        f"<div class=v>{remarks}</div></div>"
-    )  # always there, so that nbval sees no change
+    # Under the words above it; always there, so that nbval sees no change.
+    parts.append(f'<div class=v style="padding-left:calc(4px + .5em)">{remarks}</div></div>')
     if it.below:
         parts.append(html(it.below))
     return "\n".join(parts)
