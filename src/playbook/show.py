@@ -835,11 +835,19 @@ def html(obj: object) -> str:
     return "\n".join(parts)
 
 
+_HANGING = "padding-left:1em;text-indent:-1em"
+"""A long line goes on further in, so that one sees where the next one begins."""
+
+
 def _cells(columns: Sequence[Column], row: Row) -> Iterable[str]:
     for index, (column, cell) in enumerate(zip(columns, row.cells, strict=True)):
         edge = f";border-left:4px solid {_EDGE[row.tone]}" if index == 0 and row.tone else ""
         mark = " class=v" if column.varies else ""
-        shown = "<br>".join(_html.escape(line) for line in lines(cell))
+        texts = [_html.escape(line) for line in lines(cell)]
+        if len(texts) > 1 and not (column.whole or column.number):
+            shown = "".join(f'<div style="{_HANGING}">{each}</div>' for each in texts)
+        else:
+            shown = "<br>".join(texts)
         yield (f'<td{mark} style="{_style(column)}{edge}">{shown}</td>')
 
 
