@@ -163,6 +163,24 @@ def test_requests_are_told_run_by_run_with_what_failed():
     assert kind in rows
 
 
+def test_what_tells_of_no_request_is_not_counted():
+    """Such as the minimal script, which is run at the end of a reduction."""
+    case = FakeCase()
+
+    def reduce() -> Reduction:
+        case.on_progress(Progress("reduce", "without memory", 0, 1, 1))
+        case.on_progress(Progress("reduce", "without memory", 1, 1, 1, outcome=FEW[0]))
+        case.on_progress(Progress("reduce", "running the minimal script", 0, 10, 10))
+        return samples.REDUCTION
+
+    case.reduce = reduce
+    view = panel(case)
+    view.start("reduce").wait(SECONDS)
+    assert view.left.value.startswith("The budget has left")
+    assert "without memory" in view.requests.table.value
+    assert "minimal script" not in view.requests.table.value
+
+
 def test_the_sweep_is_shown_while_it_runs_and_run_is_off():
     case = FakeCase(gated=True)
     view = panel(case, levels=(1, 10))
