@@ -20,7 +20,7 @@ from playbook.bench import HANDFUL, Bench, BudgetSpent, NotConfirmed, Settings, 
 from playbook.inject import Plan
 from playbook.model import Outcome, Progress, Span
 from playbook.runner import Run
-from playbook.sweep import sweep
+from playbook.sweep import in_flight, sweep
 
 EXTRA = Path(__file__).parent / "targets_extra"
 SPEC = target.Spec("crew.py:build", "python", "crew", "build")
@@ -544,3 +544,17 @@ def test_a_run_can_be_added_to_another_of_its_kind() -> None:
     first.extend(second)
     assert first.stats == {"cpu": 0.7, "stall_s": 0.9}
     assert (first.hung, first.mutated, len(first.outcomes)) == (True, {"read"}, 1)
+
+
+def test_a_call_that_waits_for_a_connection_of_its_own_pool_is_not_in_flight() -> None:
+    def call(start: float, end: float, waited: float | None = None, fault: str = "") -> Span:
+        told = {"playbook.within": "llm"}
+        if waited is not None:
+            told |= {"playbook.pool_wait_s": waited}
+        return Span(f"{start}", "", "r1", "http", "POST /", start, end, told, fault)
+
+    together = [call(0, 1), call(0, 1), call(0, 1, 0.0)]
+    assert in_flight(together) == 3
+    assert in_flight([call(0, 1), call(0, 1, 0.0), call(0.1, 2, 0.9), call(0.1, 2, 0.95)]) == 2
+    assert in_flight([*together, call(0, 0.5, fault="pool-timeout")]) == 3
+    assert in_flight([call(0, 1, 5.0)]) <= 1

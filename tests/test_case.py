@@ -133,11 +133,52 @@ def test_a_target_that_cannot_be_read_makes_no_folder(make: Make, tmp_path: Path
     assert not (tmp_path / "case").exists()
 
 
-@pytest.mark.parametrize("inputs", ["text", [], [1]])
+@pytest.mark.parametrize("inputs", [5, [], [1]])
 def test_inputs_are_objects(make: Make, inputs: Any) -> None:
     with pytest.raises(CaseError) as told:
         make(Service(), inputs=inputs)
     assert "object" in one_line(told.value)
+
+
+ROWS = [{"id": "{canary}", "text": "hello, you"}, {"id": "2", "text": "é"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("inputs.json", json.dumps(ROWS)),
+        ("inputs.JSONL", "\n".join(map(json.dumps, ROWS)) + "\n\n"),
+        ("inputs.csv", '\ufeffid,text\n{canary},"hello, you"\n\n2,é\n'),
+        ("inputs.tsv", "id\ttext\n{canary}\thello, you\n2\té\n"),
+    ],
+)
+def test_inputs_may_be_a_file(make: Make, tmp_path: Path, name: str, text: str) -> None:
+    """As papermill's parameter, which cannot hold much more than a path."""
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert make(Service(), inputs=str(tmp_path / name)).settings.inputs == tuple(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("gone.json", None, "No such file"),
+        ("bad.json", "{", "is not JSON"),
+        ("bad.jsonl", '{"id": 1}\n5\n', "neither an object"),
+        ("empty.csv", "", "neither an object"),
+        ("bad.csv", "id,text\n1,a\n2\n", "line 3 has 1 columns, and not 2"),
+        ("bad.csv", "id,id\n1,a\n", "none twice"),
+        ("bad.csv", 'id,text\n1,"a\n', "is not a table"),
+        ("bad.csv", b"\xff\xfe", "is not text"),
+    ],
+)
+def test_a_file_that_holds_no_inputs_is_told_in_one_line(
+    make: Make, tmp_path: Path, name: str, text: str | bytes | None, said: str
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CaseError) as told:
+        make(Service(), inputs=tmp_path / name)
+    assert said in one_line(told.value)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_inputs_that_are_no_objects_are_told_in_one_line(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("inputs", [5, "text", [1], [], True])
+@pytest.mark.parametrize("inputs", [5, b"text", [1], [], True])
 def test_a_case_refuses_inputs_that_are_no_objects(inputs: Any, tmp_path: Path) -> None:
     with pytest.raises(CaseError, match="neither an object nor a list of objects"):
         Case("crew:x", inputs=inputs, directory=tmp_path)

@@ -13,7 +13,7 @@ import samples
 from matplotlib.figure import Figure
 
 from playbook import plots
-from playbook.model import Budget, Ladder, Layer, Level, Sweep
+from playbook.model import Budget, Ladder, Layer, Level, Outcome, Sweep
 
 BUDGET = Budget(
     (
@@ -147,6 +147,20 @@ def test_a_live_figure_keeps_its_size_and_moves_its_axis_rarely():
     rungs = samples.LADDER.rungs
     heights = {plots.ladder(Ladder(rungs[:n]), room=9).get_figheight() for n in range(1, 9)}
     assert len(heights) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.9, 3.0, 18.0, 1400.0])
+def test_the_last_word_of_an_axis_is_not_cut(seconds):
+    outcomes = [Outcome("r1", "", True, 0.0, seconds)]
+    figure = plots.lanes([("1 at once", outcomes)])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    ends = [
+        label.get_window_extent().x1
+        for label, at in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)
+        if at <= axes.get_xlim()[1]  # one beyond is not drawn
+    ]
+    assert max(ends) <= figure.bbox.x1
 
 
 def test_lanes_show_the_last_of_many():

@@ -163,6 +163,24 @@ def test_requests_are_told_run_by_run_with_what_failed():
     assert kind in rows
 
 
+def test_what_tells_of_no_request_is_not_counted():
+    """Such as the minimal script, which is run at the end of a reduction."""
+    case = FakeCase()
+
+    def reduce() -> Reduction:
+        case.on_progress(Progress("reduce", "without memory", 0, 1, 1))
+        case.on_progress(Progress("reduce", "without memory", 1, 1, 1, outcome=FEW[0]))
+        case.on_progress(Progress("reduce", "running the minimal script", 0, 10, 10))
+        return samples.REDUCTION
+
+    case.reduce = reduce
+    view = panel(case)
+    view.start("reduce").wait(SECONDS)
+    assert view.left.value.startswith("The budget has left")
+    assert "without memory" in view.requests.table.value
+    assert "minimal script" not in view.requests.table.value
+
+
 def test_the_sweep_is_shown_while_it_runs_and_run_is_off():
     case = FakeCase(gated=True)
     view = panel(case, levels=(1, 10))
@@ -497,6 +515,26 @@ def test_a_figure_that_says_nothing_new_is_not_drawn_again(monkeypatch):
     for name in ("swept", "requests", "climbed"):
         monkeypatch.setattr(panes, name, lambda *_: pytest.fail("drawn again"))
     view._frame("sweep")
+
+
+def test_a_request_that_ends_while_the_figures_are_drawn_is_in_the_next_one(monkeypatch):
+    view = panel(FakeCase(), levels=(1,))
+    view.start().wait(SECONDS)
+    live, draw = view._live, panes.swept
+    live.hear(Progress("sweep", "10 at once", 0, 10, 10))
+    live.hear(Progress("sweep", "10 at once", 1, 10, 10, outcome=FEW[0]))
+
+    def meanwhile(*arguments):
+        live.hear(Progress("sweep", "10 at once", 2, 10, 10, outcome=FEW[1]))
+        return draw(*arguments)
+
+    monkeypatch.setattr(panes, "swept", meanwhile)
+    view._answer = view.result = None  # as while it runs
+    view._frame("sweep")
+    assert "of 1<" in view.requests.table.value
+    monkeypatch.setattr(panes, "swept", draw)
+    view._frame("sweep")
+    assert "of 2<" in view.requests.table.value
 
 
 def test_every_control_has_a_label():

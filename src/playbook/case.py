@@ -73,15 +73,16 @@ class Case:
     """Debug one target, step by step. Every step has an async twin with an ``a`` in front.
 
     `target` is what the command line takes (``app/crew.py:build_crew``, a URL, a
-    captured file) or a live crew, flow or function of this process. Steps run
-    what they need: `verdict` alone does the whole job.
+    captured file) or a live crew, flow or function of this process. `inputs` are those of a
+    request, a list of them, or the path of a file that holds them (`playbook.inputs_in`). Steps
+    run what they need: `verdict` alone does the whole job.
     """
 
     def __init__(
         self,
         target: Any,
         *,
-        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path | None = None,
         deadline: float | None = None,
         levels: Sequence[int] = (1, 10, 50, 100),
         requests_per_level: int | None = None,
@@ -631,16 +632,25 @@ def _verdict_fields(data: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _as_inputs(
-    inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
-) -> tuple[Mapping[str, Any] | None, ...]:
+def _as_inputs(inputs: Any) -> tuple[Mapping[str, Any] | None, ...]:
     if inputs is None:
         return (None,)
+    if isinstance(inputs, str | Path):
+        return _as_inputs(_of_file(inputs))
     if isinstance(inputs, Mapping):
         return (dict(inputs),)
     if not isinstance(inputs, Sequence) or not inputs or not _objects(inputs):
         raise CaseError("the inputs are neither an object nor a list of objects")
     return tuple(dict(item) for item in inputs)
+
+
+def _of_file(path: str | Path) -> dict[str, Any] | list[dict[str, Any]]:
+    from .inputs_in import InputsError, read_inputs
+
+    try:
+        return read_inputs(path)
+    except InputsError as error:
+        raise CaseError(f"the inputs: {error}") from None
 
 
 def _objects(items: Sequence[Any]) -> bool:

@@ -53,7 +53,8 @@ InputsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.json",
-        help="Inputs of a request, or a list of them; {canary} is replaced in each request.",
+        help="Inputs of a request, or a list of them (also .jsonl, .csv); {canary} is replaced "
+        "in each request.",
     ),
 ]
 CaseOption = Annotated[
@@ -753,16 +754,12 @@ def _write_json(where: str, data: dict[str, Any], outputs: Outputs) -> None:
 def _inputs(path: Path | None) -> Any:
     if path is None:
         return None
+    from .inputs_in import InputsError, read_inputs
+
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise Refused(f"--inputs {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"--inputs {path} is not JSON: {error}") from None
-    several = found if isinstance(found, list) else [found]
-    if not several or not all(isinstance(item, dict) for item in several):
-        raise Refused(f"--inputs {path} holds neither an object nor a list of objects")
-    return found
+        return read_inputs(path)
+    except InputsError as error:
+        raise Refused(f"--inputs {error}") from None
 
 
 def _levels(text: str) -> tuple[int, ...]:

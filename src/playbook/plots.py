@@ -380,7 +380,7 @@ def lanes(bursts: Sequence[tuple[str, Sequence[Outcome]]]) -> Picture:
     failed = [outcome for outcome in shown if outcome.failed]
     label = f"{_requests(len(shown))} in time, {len(failed)} failed"
     figure = _figure(7.2, 2.6, label, layout=False)
-    figure.subplots_adjust(left=0.075, right=0.985, bottom=0.19, top=0.87)
+    figure.subplots_adjust(left=0.075, right=0.96, bottom=0.19, top=0.87)
     axes = figure.subplots()
     _quiet(axes, "Requests in time", grid="x")
     lane = _lanes(shown)

@@ -795,10 +795,20 @@ def text(obj: object, width: int | None = None) -> str:
 _EDGE = {"good": "#009e73", "warn": "#e69f00", "bad": "#d55e00", "mute": "#999999", "": "#999999"}
 
 
+# On paper nothing can be scrolled: tables and cells of code break their lines. Where <style> is
+# dropped, the screen loses nothing.
+_PAPER = (
+    "<style>@media print{.playbook>div{overflow:visible!important}"
+    ".playbook td,.playbook th{padding:.2em .3em!important;font-size:92%}"
+    ".playbook [style*=left]{white-space:normal!important}"  # all but numbers
+    ".jp-CodeCell .highlight pre{white-space:pre-wrap!important}}</style>"
+)
+
+
 def html(obj: object) -> str:
     """The sheet as HTML for a notebook; all text escaped."""
     it = sheet(obj)
-    parts = ['<div class="playbook">']
+    parts = [f'<div class="playbook">{_PAPER}']
     for fact in it.facts:
         edge = _EDGE[fact.tone] if fact.tone else "transparent"
         value = _html.escape(clean(fact.value))
@@ -818,19 +828,26 @@ def html(obj: object) -> str:
             parts.append("<tr>" + "".join(_cells(it.columns, row)) + "</tr>")
         parts.append("</tbody></table></div>")
     remarks = "<br>".join(_html.escape(clean(remark)) for remark in it.remarks)
-    parts.append(
-        f"<div class=v>{remarks}</div></div>"
-    )  # always there, so that nbval sees no change
+    # Under the words above it; always there, so that nbval sees no change.
+    parts.append(f'<div class=v style="padding-left:calc(4px + .5em)">{remarks}</div></div>')
     if it.below:
         parts.append(html(it.below))
     return "\n".join(parts)
+
+
+_HANGING = "padding-left:1em;text-indent:-1em"
+"""A long line goes on further in, so that one sees where the next one begins."""
 
 
 def _cells(columns: Sequence[Column], row: Row) -> Iterable[str]:
     for index, (column, cell) in enumerate(zip(columns, row.cells, strict=True)):
         edge = f";border-left:4px solid {_EDGE[row.tone]}" if index == 0 and row.tone else ""
         mark = " class=v" if column.varies else ""
-        shown = "<br>".join(_html.escape(line) for line in lines(cell))
+        texts = [_html.escape(line) for line in lines(cell)]
+        if len(texts) > 1 and not (column.whole or column.number):
+            shown = "".join(f'<div style="{_HANGING}">{each}</div>' for each in texts)
+        else:
+            shown = "<br>".join(texts)
         yield (f'<td{mark} style="{_style(column)}{edge}">{shown}</td>')
 
 

@@ -204,11 +204,16 @@ def name(outcome: Outcome) -> str:
 
 
 def in_flight(spans: Sequence[Span]) -> int:
-    """The most model calls that were open at the provider at one moment."""
+    """The most model calls that were open at the provider at one moment.
+
+    One that waits for a connection of the client's own pool has not come that far.
+    """
     return most_open(
-        (span.start, span.end)
+        (min(span.start + span.attributes.get("playbook.pool_wait_s", 0.0), span.end), span.end)
         for span in spans
-        if span.kind == "http" and span.attributes.get("playbook.within") == "llm"
+        if span.kind == "http"
+        and span.attributes.get("playbook.within") == "llm"
+        and span.fault != "pool-timeout"
     )
 
 

@@ -44,7 +44,7 @@ def _named(crew: Any) -> list[tuple[Any, str]]:
 
 def _tasks(crew: Any, plans: list[dict[str, Any]], first: bool) -> Item:
     agents = len(inject.agents_of(crew))
-    value = f"{len(plans)} of {agents} agent{'s' if agents > 1 else ''}"
+    value = f"{len(plans)}, done by {agents} agent{'s' if agents > 1 else ''}"
     return item(
         "ok", f"crew {inject.label(crew.name)}: tasks", value, "crew", tasks=plans, first=first
     )

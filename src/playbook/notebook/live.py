@@ -25,8 +25,6 @@ class Live:
     def __init__(self, levels: Sequence[int] = ()) -> None:
         self.changed = threading.Event()
         """Set at every piece of news; whoever draws clears it."""
-        self.ended = 0
-        """Requests that ended, of all runs."""
         self.text = ""
         self.done = 0
         self.total = 0
@@ -54,7 +52,6 @@ class Live:
         self.done, self.total = progress.done, progress.total
         if progress.outcome is not None and self._bursts:
             self._bursts[-1].outcomes.append(progress.outcome)
-            self.ended += 1
         elif progress.outcome is None and progress.total:  # a run begins
             self._bursts.append(Burst(progress.text, progress.concurrency))
             # What warms the process up is no level.

@@ -199,16 +199,17 @@ class Panel(widgets.VBox):  # type: ignore[misc]
     # What is seen ---------------------------------------------------------------------
 
     def _frame(self, step: str) -> None:
-        live, ended = self._live, self._answer is not None
+        live, over = self._live, self._answer is not None
         bursts, ladder = live.bursts(), live.ladder()
-        sweep = self.result if self.result and (ended or step != "sweep") else live.sweep()
-        running = None if ended else live.running
+        sweep = self.result if self.result and (over or step != "sweep") else live.sweep()
+        running = None if over else live.running
         self.sweep.draw(
             (sweep, running, self._deadline), lambda: panes.swept(sweep, running, self._deadline)
         )
-        if any(burst.outcomes for burst in bursts):
-            self.requests.draw((id(live), live.ended), lambda: panes.requests(bursts))
-        if step == "isolate" and ended:
+        # Of these, and not of those that ended while the sweep was drawn.
+        if ended := sum(len(burst.outcomes) for burst in bursts):
+            self.requests.draw((id(live), ended), lambda: panes.requests(bursts))
+        if step == "isolate" and over:
             ladder = self._answer
         if ladder.rungs:
             self.ladder.draw(ladder, lambda: panes.climbed(ladder))
@@ -218,7 +219,9 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         live = self._live
         self.progress.max, self.progress.value = max(live.total, 1), live.done
         requests, seconds = self.case.left()
-        words = f"{live.done} of {live.total} requests. " if live.total else ""
+        # What ran last need not tell of its requests: the minimal script does not.
+        silent = self._answer is not None and not live.done
+        words = f"{live.done} of {live.total} requests. " if live.total and not silent else ""
         time_left = f"{seconds:.0f} s" if seconds < 120 else show.seconds(seconds)
         words += f"The budget has left: {requests:,} requests, {time_left}."
         self.left.value = html.escape(words)
@@ -234,7 +237,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             self.progress.value = self.progress.max
         self._say(f"{'Stopped' if self._stopping else 'Done'}: {self._outcome(step)}.")
         if step in ("reduce", "verdict") and self._answer is not None:
-            self.told.value = show.html(self._answer)
+            self.told.value = panes.written(self._answer)
 
     def _outcome(self, step: str) -> str:
         """What came of the step, in half a sentence."""

@@ -44,9 +44,9 @@ class Pane(widgets.HBox):  # type: ignore[misc]
         self._drawn: object = None
         # Shares of the row, whatever the table holds: all figures have one width.
         self.figure = widgets.HTML(
-            layout=widgets.Layout(flex="3 1 460px", min_width="320px", max_width="720px")
+            layout=widgets.Layout(flex="2 1 440px", min_width="320px", max_width="720px")
         )
-        self.table = widgets.HTML(layout=widgets.Layout(flex="1 1 260px", min_width="0"))
+        self.table = widgets.HTML(layout=widgets.Layout(flex="1 1 300px", min_width="0"))
         super().__init__(
             [self.figure, self.table],
             layout=widgets.Layout(flex_flow="row wrap", align_items="center", display="none"),
@@ -62,13 +62,17 @@ class Pane(widgets.HBox):  # type: ignore[misc]
             "<svg ", '<svg style="width:100%;height:auto" ', 1
         )
         self.figure.value = f'<div style="{_STYLE}">{svg}</div>'
-        # A widget's lines are as high as a button; a table's need not be.
-        self.table.value = f'<div style="line-height:1.4">{show.html(sheet)}</div>'
+        self.table.value = written(sheet)
         self.layout.display = "flex"
 
     def clear(self) -> None:
         """Take it away until it is drawn again."""
         self._drawn, self.layout.display = None, "none"
+
+
+def written(obj: object) -> str:
+    """A table in a widget, whose lines are as high as a button: a table's need not be."""
+    return f'<div style="line-height:1.4;font-size:.92em">{show.html(obj)}</div>'
 
 
 def swept(sweep: Sweep, running: int | None, deadline: float | None) -> tuple[Figure, show.Sheet]:
@@ -104,7 +108,7 @@ def requests(bursts: Sequence[Burst]) -> tuple[Figure, show.Sheet]:
         show.Column("with", varies=True),
     )
     rows = []
-    for burst in bursts[-MOST_ROWS:]:
+    for burst in [burst for burst in bursts if burst.outcomes][-MOST_ROWS:]:
         bad = [outcome for outcome in burst.outcomes if outcome.failed]
         faults = Counter(map(what_failed, bad)).most_common(3)
         longest = max((outcome.seconds for outcome in burst.outcomes), default=None)
