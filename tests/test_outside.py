@@ -286,7 +286,7 @@ def test_the_log_of_a_service_names_what_was_inside(tmp_path: Path) -> None:
           "statusCode": 500, "msg": "done"}]  # fmt: skip
     log.write_text("\n".join(map(json.dumps, lines)))
     plain = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(5),)))
-    evidence = outside.joined(log, [run], plain)
+    evidence = outside.joined(log, plain)
     assert evidence.inner == {f"r{n}": Sign("rate-limit") for n in range(4)}
     assert evidence.joined == 4
     first = suspects(signs(run), run, evidence)[0]
@@ -319,7 +319,7 @@ def test_a_log_that_does_not_say_whose_its_failures_are_still_tells_what_they_we
     ]
     log.write_text("\n".join([*well, *lost * 14]) + "\n")
     plain = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(0),)))
-    evidence = outside.joined(log, [run], plain)
+    evidence = outside.joined(log, plain)
     assert (evidence.joined, evidence.unclaimed) == (3, {"pool-timeout": 14})
     ranked = suspects(signs(run), run, evidence)
     assert ranked[0].cause == "connection-pool-exhausted"

@@ -194,7 +194,7 @@ def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
         from ..captured import CapturedError
 
         with suppress(CapturedError):  # an empty log says nothing, and the note says so
-            plain = outside.joined(case.logs, runs, plain)
+            plain = outside.joined(case.logs, plain)
     return replace(plain, ladder=ladder) if ladder is not None else plain
 
 

@@ -126,15 +126,16 @@ def told_apart(runs: Sequence[Run]) -> bool:
 _NOT_TAKEN = frozenset({400, 404, 405, 406, 410, 411, 413, 415, 422})
 
 
-def joined(path: Path, runs: Sequence[Run], evidence: Evidence) -> Evidence:
-    """With what a service's log says of our requests, by id: the class of an error, its words,
-    the timed calls that it tells of, and failures of which it does not say whose they are.
+def joined(path: Path, evidence: Evidence) -> Evidence:
+    """The evidence with what a service's log says of our requests, by id: the class of an error,
+    its words, the timed calls that it tells of, and failures of which it does not say whose they
+    are.
 
     Raises `playbook.captured.CapturedError`.
     """
     from ..captured import read
 
-    ours = {outcome.request for run in runs for outcome in run.outcomes}
+    ours = {outcome.request for run in evidence.runs for outcome in run.outcomes}
     captured = read(path)
     spans = [span for span in captured.spans if span.request in ours]
     known = [outcome for outcome in captured.outcomes if outcome.request in ours]

@@ -161,7 +161,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
         findings.setdefault(pattern.cause, [])[:0] = pattern.findings
     _elsewhere(run, evidence, scores, findings)
-    _used_up(run, evidence, scores, findings)
+    _used_up(found, run, evidence, scores, findings)
     alone = evidence.alone
     if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
         # It fails as often without any overlap: what needs overlap is not the cause.
@@ -196,12 +196,25 @@ def _next(
     findings[cause] = [Finding(text, "spans")]
 
 
+RUN_OUT = {
+    *("unknown", "application-error", "tool-error", "emfile", "pool-timeout", "timeout"),
+    *("connect-timeout", "connect-failed", "connect-refused", "connection-error"),
+    *("threads-exhausted", "out-of-memory", "storage-error"),
+}
+"""In what a request ends for which nothing is left."""
+
+
 def _used_up(
-    run: Run, evidence: Evidence, scores: dict[str, float], findings: dict[str, list[Finding]]
+    found: Mapping[str, Sign],
+    run: Run,
+    evidence: Evidence,
+    scores: dict[str, float],
+    findings: dict[str, list[Finding]],
 ) -> None:
     """What requests leave behind and nobody gives back: it lasts for so many of them."""
     cause, used = "resource-leak", used_up(evidence.runs, run)
-    if used is None:
+    fits = sum(sign.kind in RUN_OUT for sign in found.values()) > 0.6 * len(found)
+    if used is None or not fits or (not used.stays and max(scores.values(), default=0.0) >= 0.6):
         return
     text = f"the first {used.served} requests of the process end well, and hardly one after them"
     if used.stays:
