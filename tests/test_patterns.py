@@ -13,6 +13,7 @@ from playbook.diagnose.patterns import NO_ANSWER, REPEATS, duplicates, patterns,
 from playbook.diagnose.prove import interventions
 from playbook.diagnose.rules import suspects
 from playbook.model import Link, Span
+from playbook.runner import Run
 
 SERVER = [Link("openai.InternalServerError", "The server had an error", 500)]
 
@@ -101,6 +102,20 @@ def test_more_attempts_than_the_defaults_make(number: int, expected: set[str]) -
     spans = [item for name in each() for item in attempts(name, number, ok=False)]
     found = run([outcome(name, SERVER) for name in each()], spans)
     assert causes(found, alone()) == expected
+
+
+def test_attempts_that_multiply_at_a_higher_level_are_told_beside_what_they_meet() -> None:
+    def served(number: int, width: int, prefix: str) -> Run:
+        names = each(prefix=prefix)
+        spans = [item for name in names for item in attempts(name, number, ok=True)]
+        return run([outcome(name) for name in names], spans, width)
+
+    few, many = served(2, 8, "f"), served(12, 20, "m")
+    for runs, told in (((few,), False), ((few, many), True)):
+        ranked = suspects(masked(few), few, evidence(alone(), *runs))
+        assert ranked[0].cause == "provider-5xx"
+        assert ("retry-amplification" in {item.cause for item in ranked[1:]}) is told
+    assert "at 20 at once: 12 attempts for each model call" in repr(ranked[1].evidence)
 
 
 @pytest.mark.parametrize(

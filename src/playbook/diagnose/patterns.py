@@ -287,6 +287,12 @@ def _retries_spent(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern 
 
 
 def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern | None:
+    return amplified(run, evidence)
+
+
+def amplified(run: Run, evidence: Evidence) -> Pattern | None:
+    """Many attempts for each model call that meets a fault, made by layers that do not know of
+    each other."""
     spans = by_request(run.spans)
     clean, hit = [], []
     layers: set[str] = set()

@@ -36,7 +36,7 @@ from .facts import (
     widest,
 )
 from .leak import PER_REQUEST, heard, used_up
-from .patterns import WAITED_OUT, patterns, unsure_writes
+from .patterns import WAITED_OUT, amplified, patterns, unsure_writes
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -161,6 +161,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         scores[pattern.cause] = max(scores.get(pattern.cause, 0.0), pattern.score)
         findings.setdefault(pattern.cause, [])[:0] = pattern.findings
     _elsewhere(run, evidence, scores, findings)
+    _amplified_above(run, evidence, scores, findings)
     _used_up(found, run, evidence, scores, findings)
     alone = evidence.alone
     if run.concurrency > 1 and alone is not None and _share(alone) > 0.8 * _share(run):
@@ -194,6 +195,20 @@ def _next(
     scores[cause] = 0.4
     text = f"half of the requests wait {wait:.1f} s or more for a thread, of {whole:.1f} s in all"
     findings[cause] = [Finding(text, "spans")]
+
+
+def _amplified_above(
+    run: Run, evidence: Evidence, scores: dict[str, float], findings: dict[str, list[Finding]]
+) -> None:
+    """Retries that multiply at a higher level than the one that was examined."""
+    cause = "retry-amplification"
+    for above in evidence.runs:
+        if above.concurrency <= run.concurrency or cause in scores:
+            continue
+        if pattern := amplified(above, evidence):
+            scores[cause] = 0.6
+            text = f"at {above.concurrency} at once: {pattern.findings[0].finding}"
+            findings[cause] = [Finding(text, "sweep")]
 
 
 RUN_OUT = {
