@@ -1168,6 +1168,39 @@ def test_handlers_of_events_that_stay_behind_are_told_of_shared_state() -> None:
     assert "event bus" not in told(served(100), served(110), served(110))
 
 
+def test_of_two_faults_that_hide_beside_each_other_each_is_taken_away_by_itself() -> None:
+    from playbook.diagnose.judge import _try
+
+    def served(count: int, *, again: bool) -> Run:
+        names = each(count)
+        spans = [
+            item
+            for n, name in enumerate(names)
+            for item in [
+                *chat(name, 0.0, 0.5),
+                *(chat(name, 0.0, 0.2, fault="server-error") if n % 3 == 0 and not again else []),
+                *(tool(name, 0.6, 0.8, fault="server-error") if n % 3 == 1 else []),
+                *tool(name, 0.9, 1.0),
+            ]
+        ]
+        return run([outcome(name) for name in names], spans, 20)
+
+    def serve(_: str, count: int, __: int, plan: Plan, *, text: str) -> Run:
+        return served(count, again=bool(plan.retry))
+
+    before = served(24, again=False)
+    kinds, known = masked(before), evidence(alone(), before)
+    assert {sign.place for sign in kinds.values()} == {"llm", "tool:read"}
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    ranked = suspects(kinds, before, known)
+    assert {item.cause for item in ranked[:2]} == {"provider-5xx", "tool-error"}
+    provider = [item for item in ranked if item.cause == "provider-5xx"]
+    found, proof = _try(case, provider, before, known, set(kinds.values()), hidden=True, tried={})
+    assert proof is not None
+    assert proof.after.failures == 0
+    assert found[0].score > 0.9
+
+
 def test_what_fails_still_once_the_first_cause_is_gone_is_named_second() -> None:
     from playbook.diagnose.judge import _try
 

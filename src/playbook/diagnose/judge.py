@@ -21,7 +21,7 @@ from .facts import STALLS, Evidence, Sign, fingerprints, masked, signs
 from .inputs import which_inputs
 from .leak import leak, suspected
 from .prove import Intervention, Trial, interventions, prove, steady
-from .rules import layer_of, proven, refuted, suspects
+from .rules import layer_of, proven, refuted, signs_of, suspects
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -239,9 +239,11 @@ def _try(
         every.sort(key=lambda item: not any(each.narrow for each in offered(item[1])))
     for index, suspect in every:
         missed: list[Finding] = []
+        # Faults that hide beside each other do not hide each other: one cause takes its own away.
+        own = signs_of(suspect.cause, found, run, evidence) if hidden else found
         for intervention in offered(suspect):
             trial = prove(
-                intervention, run, found, serve, hidden=hidden, deadline_s=evidence.deadline_s
+                intervention, run, own, serve, hidden=hidden, deadline_s=evidence.deadline_s
             )
             tried.setdefault(suspect.cause, trial)
             if not trial.accepted:

@@ -417,9 +417,11 @@ def prove(
         if during.hung or not gone or other:
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
-            here = sum(sign in mine for sign in signs(during).values())
+            left = list(signs(during).values())
+            here = sum(sign in mine for sign in left)
             freed = fell(before, Count(len(during.outcomes), here)) < ALPHA
-            full = freed and not during.hung and fullness(run) < FULL <= fullness(during)
+            late = any(sign.kind == "deadline" for sign in left)
+            full = late and freed and not during.hung and fullness(run) < FULL <= fullness(during)
             return Trial(proof, False, during, full=full)
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")

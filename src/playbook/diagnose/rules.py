@@ -296,6 +296,14 @@ def layer_of(cause: str) -> str:
 Named = list[tuple[str, float, list[Finding]]]
 
 
+def signs_of(cause: str, found: set[Sign], run: Run, evidence: Evidence) -> set[Sign]:
+    """Those of the fingerprints that may come of `cause`; all of them if none names it."""
+    own = {
+        sign for sign in found if cause in {named for named, _, _ in _causes(sign, run, evidence)}
+    }
+    return own or found
+
+
 def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     """Causes of one fingerprint: id, weight, further findings."""
     if sign.place in STALLS:
