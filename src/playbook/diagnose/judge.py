@@ -35,6 +35,8 @@ TIME_TO_REDUCE = 25.0
 ALONE_SECONDS = 25.0
 """The longest that requests are made one at a time to tell whether load matters."""
 MOST_SUSPECTS = 3
+ENOUGH = 24
+"""Requests that show once more what a level has shown before."""
 
 
 def failing(runs: Sequence[Run]) -> Run | None:
@@ -395,7 +397,8 @@ def _caught(case: Case, runs: Sequence[Run], run: Run) -> bool:
     bench, before = case.bench, set(signs(run).values())
     bench.caught = True
     text = "again: what does its own code catch?"
-    again = bench.run("caught", len(run.outcomes), run.concurrency, text=text)
+    enough = max(min(len(run.outcomes), ENOUGH), run.concurrency)
+    again = bench.run("caught", enough, run.concurrency, text=text)
     found = list(signs(again).values())
     bench.caught = _beyond_doubt(found) and set(found) != before  # and so in all that follows
     if not _beyond_doubt(found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -401,8 +402,9 @@ def prove(
     each = intervention.renewed or size
     for _ in range(ROUNDS):
         more = serve(min(each, size), width, intervention.plan, intervention.name)
-        while len(more.outcomes) < size and intervention.renewed and not more.hung:
-            more.extend(serve(each, width, intervention.plan, intervention.name))
+        for _ in range(math.ceil(size / each) - 1):
+            if not (more.hung or more.died):
+                more.extend(serve(each, width, intervention.plan, intervention.name))
         if during is None:
             during = more
         else:
