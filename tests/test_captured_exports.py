@@ -85,7 +85,10 @@ print(len(found.outcomes), found.lines, grown * 1024)
 """
 
 
-@pytest.mark.parametrize("shape", ["lines", "a list", "a list inside"])
+@pytest.mark.parametrize(
+    "shape",
+    ["lines", pytest.param("a list", marks=pytest.mark.slow), "a list inside"],
+)
 def test_a_large_file_passes_through_and_is_not_kept(tmp_path, shape):
     """30 MB of records of 200 requests: what is kept is the requests, not the records."""
     records = [

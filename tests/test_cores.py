@@ -57,6 +57,7 @@ def measured(before: str) -> tuple[float, float, float]:
     return cpu, wait, throttled
 
 
+@pytest.mark.alone
 def test_a_quota_that_is_used_up_is_seen(half_a_core: Path) -> None:
     cpu, wait, throttled = measured(
         f"import os\nopen({str(half_a_core / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
@@ -68,6 +69,7 @@ def test_a_quota_that_is_used_up_is_seen(half_a_core: Path) -> None:
     assert "the container's CPU quota was used up" in _of_a_core(run).finding
 
 
+@pytest.mark.alone
 def test_a_core_that_another_process_takes_is_waited_for() -> None:
     core = min(os.sched_getaffinity(0))
     pinned = f"import os\nos.sched_setaffinity(0, {{{core}}})\n"

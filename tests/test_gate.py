@@ -453,6 +453,7 @@ def test_the_command_breaks_and_says_what(
     assert (suite.tests, suite.failures) == (6, 4)
 
 
+@pytest.mark.slow
 def test_a_fix_is_compared_with_its_lines_told(tmp_path: Path) -> None:
     with service(lambda _: (500, 0.002)) as broken:
         assert triage(broken, "--case", str(tmp_path / "case")) == 1

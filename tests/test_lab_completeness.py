@@ -43,6 +43,7 @@ def met(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_reaches_the_client_and_is_told_from_the_others(
     met: dict[str, Any], name: str
@@ -57,6 +58,7 @@ def test_a_fault_reaches_the_client_and_is_told_from_the_others(
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMED)
 def test_a_fault_inside_a_stream(met: dict[str, Any], name: str) -> None:
     found = met["streamed"][name]

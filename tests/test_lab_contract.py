@@ -242,7 +242,7 @@ def run_crew(started: lab.Lab, kind: str, tmp_path: Path) -> str:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("kind", ["native", "react"])
+@pytest.mark.parametrize("kind", ["native", pytest.param("react", marks=pytest.mark.slow)])
 def test_a_crew_calls_its_tool_and_answers(kind: str, tmp_path: Path) -> None:
     with lab.start() as started:
         assert CANARY in run_crew(started, kind, tmp_path)
@@ -250,6 +250,7 @@ def test_a_crew_calls_its_tool_and_answers(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_crew_with_memory(tmp_path: Path) -> None:
     with lab.start() as started:
         assert CANARY in run_crew(started, "memory", tmp_path)

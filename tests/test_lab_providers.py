@@ -423,6 +423,7 @@ def test_a_crew_with_a_tool_by_crewais_own_class(
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_litellm_and_the_search_tool(running: lab.Lab, tmp_path: Path) -> None:
     found = ran(LITELLM, running, tmp_path)
     for model in ("openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"):

@@ -72,7 +72,10 @@ TURN = "COUNT = [0]\n\ndef handle(inputs):\n    COUNT[0] += 1\n    "
 @pytest.mark.parametrize(
     ("body", "run", "standalone", "checked"),
     [
-        ("raise KeyError('review')", failing("TimeoutError"), True, False),
+        pytest.param(
+            *("raise KeyError('review')", failing("TimeoutError"), True, False),
+            marks=pytest.mark.slow,
+        ),
         # Cut out of its module it always fails, and the target seldom did.
         ("raise TimeoutError('late')", failing("TimeoutError", fine=9), True, False),
         ("raise TimeoutError('late')", failing("TimeoutError", fine=9), False, True),

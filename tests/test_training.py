@@ -327,6 +327,7 @@ def playbook_(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_triage_leaves_an_executed_notebook_and_sends_nothing_for_it(tmp_path: Path) -> None:
     key = "sk-proj-verysecret0123456789abcdefghijklmnop"

@@ -108,6 +108,7 @@ def bare(
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_request_succeeds_and_is_seen_with_what_crewai_brings(
     bare: Nursery, provider: lab.Lab
 ) -> None:
