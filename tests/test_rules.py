@@ -1308,6 +1308,21 @@ def test_a_leak_is_proven_by_fresh_processes_under_the_same_load() -> None:
     assert judged(lasts=1000, by_load=1)[0].cause == "unknown"
 
 
+def test_fresh_processes_that_fail_less_and_still_fail_prove_no_leak() -> None:
+    """A burst in which the first eight are let in, and who comes after them at once is not."""
+
+    def serve(count: int, width: int, __: Plan, text: str) -> Run:
+        well = 4 if text == "back again" else 6
+        return run(in_order(*[n % 8 < well for n in range(count)]), width=width)
+
+    before = serve(16, 8, Plan(), "back again")
+    anew = Intervention("a fresh process", Plan(), renewed=8, least=30)
+    trial = prove(anew, before, set(signs(before).values()), serve)
+    assert trial.proof.before.failures == 8
+    assert not trial.accepted
+    assert 0 < trial.proof.after.failures < 0.6 * 0.5 * trial.proof.after.attempts
+
+
 def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> None:
     names = each()
     well = run([outcome(name) for name in names], [s for name in names for s in chat(name)])
