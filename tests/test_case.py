@@ -487,6 +487,7 @@ def test_a_healthy_function_is_healthy_and_nothing_is_reduced(make: Make) -> Non
     assert compared.answer == "undecided"
 
 
+@pytest.mark.slow
 def test_a_fix_is_told_from_none(make: Make) -> None:
     case = make(Service(shares=True))
     assert case.verify(Service()).answer == "fixed"
@@ -518,6 +519,7 @@ def test_a_fix_that_is_slower_is_told(make: Make) -> None:
     assert "half of the answers take over 0.7 s" in compared.note
 
 
+@pytest.mark.slow
 def test_a_comparison_is_kept_and_reported(make: Make) -> None:
     case = make(Service(shares=True))
     compared = case.verify(Service())

@@ -24,7 +24,7 @@ from playbook import lab
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no fetch at its import
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("crewai_here")]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.usefixtures("crewai_here")]
 
 
 @pytest.fixture

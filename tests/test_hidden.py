@@ -36,7 +36,7 @@ def waited(run: Run, where: str) -> float:
     [
         pytest.param("audit-trail", "handlers", Plan(no_handlers=True), marks=SLOW),
         pytest.param("locked-down", "telemetry", Plan(no_telemetry=True), marks=SLOW),
-        ("symptom-diary", "preflight", Plan(no_preflights=True)),
+        pytest.param("symptom-diary", "preflight", Plan(no_preflights=True), marks=SLOW),
     ],
 )
 def test_time_that_no_call_of_the_target_explains(

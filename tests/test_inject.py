@@ -542,7 +542,14 @@ def test_fresh_instances_end_the_crossing_of_a_shared_tool(start: Starter, fault
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("way", ["in_threads", "on_the_loop", "in_a_pool"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "in_threads",
+        pytest.param("on_the_loop", marks=pytest.mark.slow),
+        pytest.param("in_a_pool", marks=pytest.mark.slow),
+    ],
+)
 def test_kickoffs_of_one_request_take_turns_with_what_they_share(
     start: Starter, faults: Any, way: str
 ) -> None:

@@ -291,6 +291,7 @@ def test_the_lab_remembers_nothing_of_a_call(provider: lab.Lab) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_nothing_of_a_real_crew_is_written(
     tmp_path: Path, provider: lab.Lab, no_network: dict[str, str]
 ) -> None:
