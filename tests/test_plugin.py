@@ -6,7 +6,11 @@ import os
 import shutil
 from pathlib import Path
 
+# What pytester would have forgotten after a test, and no process can import twice.
+import matplotlib.figure as _figure  # noqa: F401
+import pandas as _pandas  # noqa: F401
 import pytest
+import scipy.stats as _stats  # noqa: F401
 from test_gate import service
 
 from playbook import lab
