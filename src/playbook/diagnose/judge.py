@@ -389,8 +389,8 @@ def _measured(case: Case, run: Run) -> None:
 def _caught(case: Case, runs: Sequence[Run], run: Run) -> bool:
     """The failing level once more, with what the target's own code caught and did not pass on.
 
-    Where it fails as surely, `run` holds that, and so does the run one at a time if it failed.
-    True if it says another thing.
+    True if it fails as surely: then `run` holds that, and so does the run one at a time if it
+    failed.
     """
     if case.spec.kind != "python" or case.live is not None:
         return False

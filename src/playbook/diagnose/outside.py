@@ -200,8 +200,9 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             text = f"{times} of {len(run.outcomes)} requests at {run.concurrency} at once: {one}"
             findings.setdefault(cause, []).append(Finding(text, "sweep"))
             findings[cause] += texts
+    quoted = _quoted(found, evidence)
     for cause in findings:
-        findings[cause] += _quoted(found, evidence)
+        findings[cause] += quoted
     for cause, score, told in _logged(logged, found, evidence):
         # What the service's own log says of these very requests is nearer to the truth.
         scores = {name: min(each, score - 0.15) for name, each in scores.items()} | {cause: score}
@@ -519,7 +520,7 @@ def _gave_up_waiting(found: Mapping[str, Sign], run: Run, evidence: Evidence) ->
     wait = quantile(bad, 0.5)
     together = quantile(bad, 0.9) - quantile(bad, 0.1) < max(0.15, 0.03 * wait)
     longer = sum(seconds > wait for seconds in good)
-    if not together or not longer or wait < LEAST_WAIT or min(good) > 1.3 * usual:
+    if not together or not longer or wait < LEAST_WAIT or min(good) > AS_ALONE * usual:
         return []
     text = (
         f"{len(bad)} failures come {wait:.1f} s after their start, all alike, while {longer} that "
@@ -529,6 +530,8 @@ def _gave_up_waiting(found: Mapping[str, Sign], run: Run, evidence: Evidence) ->
     return [Finding(text, "outcomes")]
 
 
+AS_ALONE = 1.3
+"""Times the usual up to which a request takes no longer than one alone: nothing held it up."""
 LEAST_WAIT = 0.4
 """Seconds below which a failure may be an answer and no wait that was given up."""
 
@@ -642,7 +645,7 @@ def experiments(
     if cause == "connection-pool-exhausted" and many and single is not None:
         # As many as are let in at once, which is still a load: a limit of the rate would not heed.
         usual = quantile([outcome.seconds for outcome in single.outcomes], 0.5)
-        let_in = sum(outcome.ok and outcome.seconds <= 1.3 * usual for outcome in run.outcomes)
+        let_in = sum(outcome.ok and outcome.seconds <= AS_ALONE * usual for outcome in run.outcomes)
         some = [(f"{let_in} requests at a time", Plan(), let_in, False)] if let_in > 1 else []
         return [*some, *many]
     if cause in _NEEDS_LOAD:

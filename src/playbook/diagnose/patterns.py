@@ -80,7 +80,7 @@ def patterns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Pa
         _no_answer,
         _broken_off,
         _retries_spent,
-        _amplified,
+        amplified,
         _guarded,
         _looping,
         _through_a_proxy,
@@ -286,11 +286,7 @@ def _retries_spent(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern 
     return Pattern("retry-budget-burnt", (Finding(text, "spans"),))
 
 
-def _amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern | None:
-    return amplified(run, evidence)
-
-
-def amplified(run: Run, evidence: Evidence) -> Pattern | None:
+def amplified(_: Mapping[str, Sign], run: Run, evidence: Evidence) -> Pattern | None:
     """Many attempts for each model call that meets a fault, made by layers that do not know of
     each other."""
     spans = by_request(run.spans)

@@ -24,6 +24,7 @@ from .facts import (
     by_request,
     carriers,
     configured_timeout,
+    failed,
     grows,
     inner_faults,
     model_attempts,
@@ -205,7 +206,7 @@ def _amplified_above(
     for above in evidence.runs:
         if above.concurrency <= run.concurrency or cause in scores:
             continue
-        if pattern := amplified(above, evidence):
+        if pattern := amplified({}, above, evidence):
             scores[cause] = 0.6
             text = f"at {above.concurrency} at once: {pattern.findings[0].finding}"
             findings[cause] = [Finding(text, "sweep")]
@@ -383,8 +384,9 @@ def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
     """Whether load has a part in what nobody knows, and how far a request comes before it."""
     found, alone = [], evidence.alone
     if alone is not None and run is not alone and _share(alone) > 0.8 * _share(run):
-        bad = sum(outcome.failed for outcome in alone.outcomes)
-        text = f"{bad} of {len(alone.outcomes)} fail one at a time as well: load has no part in it"
+        bad = failed(alone)
+        text = f"{bad.failures} of {bad.attempts} fail one at a time as well"
+        text += ": load has no part in it"
         found.append(Finding(text, "sweep"))
     failing = [outcome for outcome in run.outcomes if outcome.failed]
     calls = {span.request for span in run.spans if span.kind in ("http", "llm", "tool")}
@@ -670,9 +672,9 @@ def _shared_state(
     clean_alone = alone is None or not any(outcome.failed for outcome in alone.outcomes)
     kinds = Counter(sign.kind for sign in found.values())
     own = 0.7 * kinds["application-error"] + 0.5 * kinds["unknown"]
-    held = carriers(run) if clean_alone and run.concurrency > 1 else []
-    beside = carriers(run, beside=True)
-    if cause not in scores and own and (held or beside):
+    held, beside = carriers(run), carriers(run, beside=True)
+    overlap = held and clean_alone and run.concurrency > 1
+    if cause not in scores and own and (overlap or beside):
         scores[cause] = own / len(found)
         findings[cause] = []
     if cause not in scores:
@@ -696,7 +698,7 @@ def _shared_state(
             Finding(f"none of {len(alone.outcomes)} requests fails one at a time", "sweep")
         )
     for items, where in (
-        (carriers(run), "overlapping requests"),
+        (held, "overlapping requests"),
         (beside, "kickoffs of one request that overlap"),
     ):
         for kind, name, type_ in dict.fromkeys(
