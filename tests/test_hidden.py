@@ -9,7 +9,7 @@ import pytest
 import playbook
 from playbook.diagnose.facts import place, split
 from playbook.diagnose.patterns import duplicates
-from playbook.inject import Plan
+from playbook.inject import LAB, Plan
 from playbook.runner import Run
 from playbook.stats import most_open
 
@@ -73,6 +73,23 @@ def test_calls_that_go_to_a_proxy_and_past_it(tmp_path: Path) -> None:
     assert not any(outcome.ok for outcome in before.outcomes)
     assert not any("playbook.proxied" in span.attributes for span in after.spans)
     assert all(outcome.ok for outcome in after.outcomes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["new-region", *(pytest.param(it, marks=SLOW) for it in ("second-cluster", "branch-network"))],
+)
+def test_another_provider_answers_in_the_place_of_one_that_nobody_reaches(
+    name: str, tmp_path: Path
+) -> None:
+    before, after = both(name, tmp_path, Plan(stand_in=LAB), count=2, width=2)
+    assert not any(outcome.ok for outcome in before.outcomes)
+    assert all(outcome.ok for outcome in after.outcomes)
+    theirs, ours = (
+        {span.attributes["server.port"] for span in run.spans if span.kind == "http"}
+        for run in (before, after)
+    )
+    assert not theirs & ours
 
 
 @SLOW

@@ -303,7 +303,7 @@ def test_a_verdict_without_a_cause(outcome, tmp_path):
 def test_without_an_intervention_it_says_so(record):
     record = replace(record, verdict=replace(record.verdict, proof=None))
     for text in (str(Page(report.html(record))), report.markdown(record)):
-        assert "No intervention was possible" in text
+        assert "No intervention has proven it" in text
         assert "Whether the failure goes with the cause" in text
 
 

@@ -25,7 +25,7 @@ from playbook.diagnose.leak import used_up
 from playbook.diagnose.prove import WITHOUT, Intervention, count, interventions, prove, widened
 from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import TRANSIENT, classify
-from playbook.inject import Plan
+from playbook.inject import LAB, Plan
 from playbook.model import (
     Fault,
     Finding,
@@ -142,6 +142,7 @@ def asked_bench(serve: Any, **known: Any) -> Any:
         "answers": {},
         "components": ("task:1",),
         "spare_storage": "",
+        "elsewhere": False,
         "seconds_left": 9.0,
     }
     return SimpleNamespace(run=serve, **{**plain, **known})
@@ -1510,7 +1511,75 @@ def test_addresses_are_kept_only_where_one_was_ever_found() -> None:
     assert kept.plan == Plan(pin=True)
 
 
-def test_another_storage_is_offered_only_where_the_targets_own_cannot_be_written() -> None:
+@pytest.mark.parametrize(
+    ("cause", "fault"),
+    [
+        ("provider-auth", "auth"),
+        ("dns-failure", "dns"),
+        ("tls-failure", "tls"),
+        ("connect-failure", "connect-timeout"),
+    ],
+)
+def test_another_provider_is_asked_where_no_call_is_answered(cause: str, fault: str) -> None:
+    def served(*faults: str, library: str = "httpx") -> Run:
+        calls = [item for i, each_ in enumerate(faults) for item in chat("r", 2 * i, fault=each_)]
+        for item in calls:
+            item.attributes["playbook.library"] = library  # type: ignore[index]
+        return run([outcome("r")], calls)
+
+    def offered(found: Run, **known: Any) -> list[Plan]:
+        return [item.plan for item in interventions(cause, found, [], {}, crews=True, **known)]
+
+    moved = Plan(stand_in=LAB)
+    assert offered(served(fault, fault)) == [moved]
+    assert moved not in offered(served(fault, ""))
+    assert moved not in offered(served(fault, fault, library="aiohttp"))
+    assert moved not in offered(served(fault, fault), elsewhere=True)
+    (another,) = interventions(cause, served(fault), [], {}, crews=True)
+    assert another.broad  # it shows where, and what is seen there shows what
+
+
+def test_a_provider_that_fails_without_load_is_compared_with_another() -> None:
+    def served(fault: str) -> Run:
+        calls = chat("r", fault=fault)
+        for item in calls:
+            item.attributes["playbook.library"] = "httpx"  # type: ignore[index]
+        broken = [Link("openai.InternalServerError", "overloaded", 503)]
+        return run([outcome("r", broken if fault else ())], calls)
+
+    def offered(single: Run) -> list[Plan]:
+        before = served("server-error")
+        found = interventions("provider-5xx", before, [], {}, crews=True, single=single)
+        return [item.plan for item in found]
+
+    assert Plan(stand_in=LAB) in offered(served("server-error"))
+    assert Plan(stand_in=LAB) not in offered(served(""))  # the load may be what it needs
+
+
+def test_a_storage_elsewhere_that_changes_nothing_refutes_nobody() -> None:
+    """What cannot be written may be a place of the target's own."""
+    from playbook.diagnose.judge import _try
+
+    broken = [Link("PermissionError", "[Errno 13] Permission denied: '/data/out'")]
+    before = run([outcome(name, broken) for name in each(10)])
+    asked: list[Plan] = []
+
+    def serve(step: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
+        asked.append(plan)
+        return run([outcome(name, broken) for name in each(count)], width=width)
+
+    suspect = Suspect("storage-not-writable", "platform", 0.8)
+    case = SimpleNamespace(bench=asked_bench(serve, spare_storage="/x"))
+    trials: dict[str, Any] = {}
+    same = set(signs(before).values())
+    ranked, proof = _try(
+        case, [suspect], before, evidence(before), same, hidden=False, tried=trials
+    )
+    assert asked == [Plan(storage="/x")]
+    assert (proof, ranked, trials) == (None, [suspect], {})
+
+
+def test_another_storage_is_offered_only_where_one_can_be_written() -> None:
     found = run([outcome("r")])
     assert interventions("storage-not-writable", found, [], {}, crews=True) == []
     (other,) = interventions("storage-not-writable", found, [], {}, crews=True, storage="/x")

@@ -91,6 +91,37 @@ def test_a_script_is_checked_by_how_it_fails(
     assert script._fails(case, path, run, standalone=standalone) is checked
 
 
+@pytest.mark.parametrize("kind", ["", "async "])
+def test_a_script_whose_requests_hang_ends_and_says_so(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that never answers, on a socket; the kit has seen a request hang as well."""
+    monkeypatch.setattr(script, "PATIENCE", 2)
+    source = (
+        "import socket\n\nDEAF = socket.create_server(('127.0.0.1', 0))\n\n\n"
+        f"{kind}def handle(inputs):\n"
+        "    if inputs['n'] == 3:\n"
+        "        socket.create_connection(DEAF.getsockname()).recv(1)\n"
+        "    return inputs['n']\n"
+    )
+    case = case_of(tmp_path, source, *({"n": n} for n in range(4)))
+    path = tmp_path / "minimal.py"
+    run = failing("TimeoutError", fine=3, hung=True)
+    path.write_text(script._render(case, run, Reduction(), source, standalone=True))
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "x no end after 2 s" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 1
+    assert script._fails(case, path, run, standalone=True)
+    assert not script._fails(case, path, failing("TimeoutError"), standalone=True)
+
+
 def test_every_input_is_taken_in_turn(tmp_path: Path) -> None:
     source = "def handle(inputs):\n    if inputs['n'] == 3:\n        raise ValueError('long')\n"
     case = case_of(tmp_path, source, *({"n": n} for n in range(4)))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import canary, local
 from .errors import classify
-from .inject import RETRY_LIMIT, Plan
+from .inject import LAB, RETRY_LIMIT, Plan
 from .model import Cost, Link, Outcome, Progress
 from .nursery import Nursery
 from .runner import Run, Worker
@@ -28,6 +28,7 @@ from .target import Spec
 
 if TYPE_CHECKING:
     from . import fleet
+    from .lab import Lab
 
 HANDFUL = 5
 """Requests that a provider outside this machine gets without being asked for."""
@@ -116,6 +117,7 @@ class Bench:
         self.hosts: set[str] = set()
         """Hosts that the target's model calls went to."""
         self._served: Worker | None = None
+        self._lab: Lab | None = None
         self.cold = False
         """The first request of a fresh start takes much longer than the next ones."""
         self.identifiers = False
@@ -167,9 +169,20 @@ class Bench:
     @property
     def spare_storage(self) -> str:
         """A directory that can be written, for a target whose own storage cannot; or empty."""
-        if isinstance(self._nursery, Nursery) and self._nursery.unwritable:
-            return str(self._nursery.storage / "spare")
-        return ""
+        return str(self._nursery.storage / "spare") if isinstance(self._nursery, Nursery) else ""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Does the target run where a provider on this machine cannot be reached?"""
+        return self.settings.workers.startswith(("tcp:", "tls:", "ws:", "wss:"))
+
+    def _healthy(self) -> Lab:
+        """A provider on this machine that never fails; reached by its URL, like any other."""
+        if self._lab is None:
+            from .lab import start
+
+            self._lab = start()
+        return self._lab
 
     # --- control ---------------------------------------------------------------------------
 
@@ -240,6 +253,8 @@ class Bench:
         for worker in list(self._workers):
             worker.close()
         self._nursery.close()
+        if self._lab is not None:
+            self._lab.stop()
 
     # --- work ------------------------------------------------------------------------------
 
@@ -319,6 +334,8 @@ class Bench:
             # As the sweep did: what begins cold is another experiment.
             self._run("warm-up", 1, 1, plan, worker, "first request")
         plan = replace(as_set(plan, self.settings), caught=self.caught)
+        if plan.stand_in == LAB:
+            plan = replace(plan, stand_in=self._healthy().url)
         done = 0
         self.runs += 1
         number = self.runs

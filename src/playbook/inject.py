@@ -22,6 +22,8 @@ from typing import Any
 
 from . import canary
 
+LAB = "lab"
+"""A healthy provider on this machine, for `Plan.stand_in`."""
 RETRY_LIMIT = 6
 """Most times that an intervention waits and tries one call again."""
 
@@ -72,6 +74,9 @@ class Plan:
     """The directory of CrewAI's databases; empty leaves it where it is."""
     no_proxy: bool = False
     """Calls go straight to their host, whatever the environment names as proxy."""
+    stand_in: str = ""
+    """The URL of a provider that answers the model calls in the place of the target's own; `LAB`
+    for one that `playbook.bench` starts."""
     no_telemetry: bool = False
     """Calls that only report (traces, metrics) are answered at once and not sent."""
     no_max_rpm: bool = False

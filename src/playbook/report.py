@@ -224,7 +224,7 @@ def _unknown(record: Record) -> list[str]:
     if verdict and verdict.note:
         lines.append(verdict.note)
     if verdict and verdict.cause and verdict.proof is None:
-        lines.append("Whether the failure goes with the cause: no intervention was possible.")
+        lines.append("Whether the failure goes with the cause: nothing has proven it.")
     missing = {
         "sweep": "How it behaves under load: no sweep was run.",
         "ladder": "Which layers below the crew hold: the ladder was not climbed.",

@@ -85,7 +85,8 @@ def sweep(
             if (_clear(rows) or run.hung) and concurrency != levels[-1] and not asked_for:
                 early = True
                 left = ", ".join(str(level) for level in levels if level > concurrency)
-                told = f"{left} at once left out: {concurrency} at once fails beyond doubt"
+                what = "hangs" if run.hung else "fails beyond doubt"
+                told = f"{left} at once left out: {concurrency} at once {what}"
                 bench.on_progress(Progress("sweep", told))
                 break
     except (BudgetSpent, Stopped):

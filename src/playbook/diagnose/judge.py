@@ -232,6 +232,7 @@ def _try(
             crews=bool(bench.components),
             single=evidence.alone,
             storage=bench.spare_storage,
+            elsewhere=bench.elsewhere,
             runs=evidence.runs,
         )
 
@@ -247,6 +248,8 @@ def _try(
             trial = prove(
                 intervention, run, own, serve, hidden=hidden, deadline_s=evidence.deadline_s
             )
+            if not (trial.accepted or intervention.aimed):
+                continue
             tried.setdefault(suspect.cause, trial)
             if not trial.accepted:
                 missed.append(Finding(trial.told, "prove"))
@@ -268,7 +271,8 @@ def _try(
         if went is not None and not undecided:
             judged[index] = refuted(suspect)
         judged[index] = _corroborated(judged[index], evidence)
-        if index == 0 and judged[index].score >= 0.6 and not undecided:
+        likeliest = judged[index].score >= max(0.6, *(other.score for other in judged))
+        if index == 0 and likeliest and not undecided:
             # Seen on the wire, or nothing to take away: lesser suspects are not better for that.
             return _each_once(judged), None
     both = _together(list(alone.values()))

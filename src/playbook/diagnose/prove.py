@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import BROKEN, TRANSIENT
-from ..inject import Plan
+from ..inject import LAB, Plan
 from ..model import Count, Outcome, Proof
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile
@@ -60,6 +60,8 @@ class Intervention:
     """Requests that a fresh process must serve before the failure shows at all."""
     renewed: int = 0
     """Requests after which the target is started anew; 0 for never."""
+    aimed: bool = True
+    """It reaches what fails, if it is that: where nothing changes, the cause is refuted."""
     most_calls: float = 0.0
     """What counts are requests with more model calls than this, and not how they end; that
     they fail no more often for it is asked for as well."""
@@ -85,13 +87,14 @@ def interventions(
     crews: bool,
     single: Run | None = None,
     storage: str = "",
+    elsewhere: bool = False,
     runs: Sequence[Run] = (),
 ) -> list[Intervention]:
     """The interventions that can prove `cause`, the most specific first.
 
     `crews` says whether the target was seen to run any; `single` is what was measured
-    one at a time; `storage` is a directory that can be written, where the target's own cannot;
-    `runs` are those of the sweep.
+    one at a time; `storage` is a directory that can be written; `elsewhere` says that the target
+    runs on another machine; `runs` are those of the sweep.
     """
     if outside.seen(run):
         return [
@@ -133,7 +136,8 @@ def interventions(
             return turns
         return [*(fresh if crews else []), *turns, ONE_AT_A_TIME, apart]
     if cause in _OF_THE_PROVIDER:
-        return _of_the_provider(cause, run)
+        another = [] if elsewhere or not _can_move(run) else [ANOTHER]
+        return _of_the_provider(cause, run, single, another)
     if cause == "deadline-not-enforced":
         limit = max(map(allowed, run.outcomes))
         name = f"a timeout of {limit:g} s on the model calls themselves"
@@ -147,11 +151,8 @@ def interventions(
                 "prompts cut short", Plan(prompt_chars=1000), trades=True, only=("no-answer",)
             ),
         ]
-    if cause == "dns-failure" and any(call.fault != "dns" for call in model_attempts(run.spans)):
-        # Where no name was ever resolved, there is no address to keep.
-        return [Intervention("each host's address looked up once and kept", Plan(pin=True))]
     if cause == "storage-not-writable" and storage:
-        return [Intervention("another storage directory", Plan(storage=storage))]
+        return [Intervention("another storage directory", Plan(storage=storage), aimed=False)]
     if cause == "resource-leak":
         return _anew(run, runs)
     crowded = cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1
@@ -225,33 +226,48 @@ OF_ITS_OWN: Mapping[str, Sequence[Intervention]] = {
     ),
 }
 """For the calls that the target's own code makes, by the cause that they show."""
+_UNREACHED = {"provider-auth", "dns-failure", "tls-failure", "connect-failure"}
+"""Causes that no call may survive."""
+ANOTHER = Intervention(
+    "another provider (the lab on this machine) in its place", Plan(stand_in=LAB), broad=True
+)
 _OF_THE_PROVIDER = {
     *("provider-rate-limit", "provider-5xx", "provider-slow"),
-    *("unstable-connection", "connect-failure", "provider-bad-response"),
+    *("unstable-connection", "provider-bad-response", *_UNREACHED),
 }
 
 
-def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
+def _of_the_provider(
+    cause: str, run: Run, single: Run | None, another: Sequence[Intervention]
+) -> list[Intervention]:
     """What only the provider could mend is taken away by making the calls again, or fewer.
 
     A call that is made again on the wire, below the SDK, is a fault that nobody above meets:
-    that goes for faults which the target's own retries hide as well.
+    that goes for faults which the target's own retries hide as well. Where no call is
+    answered, or load is not what makes them fail, `another` provider is asked.
     """
+    if cause in _UNREACHED and all(call.fault for call in model_attempts(run.spans)):
+        # No address that could be kept, no call that would pass when it is made again.
+        return list(another)
     if cause == "provider-rate-limit":
         rate = answered(run) * BELOW
         slowly = Intervention(f"{rate:.2g} model calls a second", Plan(calls_per_s=rate))
-        waited = Intervention(
-            "429 waited out (Retry-After), calls paced", Plan(retry=("rate-limit",))
-        )
+        told = " (Retry-After)" if asked_to_wait(run) else ""
+        waited = Intervention(f"429 waited out{told}, calls paced", Plan(retry=("rate-limit",)))
         singly = Intervention("one model call at a time", Plan(limit=1))
         # Where one call at a time is still too fast, only the pace can help.
         quick = 0 < rate * quantile(seconds_at(run, "llm"), 0.5) < 1
         return [waited, slowly, singly] if quick else [waited, singly]
+    if cause == "dns-failure":
+        return [Intervention("each host's address looked up once and kept", Plan(pin=True))]
+    if cause in ("provider-auth", "tls-failure"):
+        return []
     if cause == "unstable-connection" and _reused(run):
         return [WITHOUT["client-across-loops"]]
     if cause != "provider-slow":
         again = Plan(retry=PASSING, whole=bool(unended(run)))
-        return [Intervention(AGAIN, again)]
+        unloaded = cause == "provider-5xx" and single is not None and bool(signs(single))
+        return [Intervention(AGAIN, again), *(another if unloaded else [])]
     if usual := slow_at_times(run):
         return [_cut_off(max(1.0, 4 * usual))]
     alone = [ONE_AT_A_TIME] if run.concurrency > 1 else []
@@ -259,6 +275,12 @@ def _of_the_provider(cause: str, run: Run) -> list[Intervention]:
         return alone
     again = Plan(retry=(*PASSING, "read-timeout"))
     return [Intervention("the calls without an answer made again", again), *alone]
+
+
+def _can_move(run: Run) -> bool:
+    """Are all model calls made in a way that lets another provider answer them?"""
+    libraries = {call.attributes.get("playbook.library") for call in model_attempts(run.spans)}
+    return libraries == {"httpx"}
 
 
 def _cut_off(seconds: float) -> Intervention:

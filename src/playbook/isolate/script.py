@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ..case import Case
 
 MOST_SECONDS = 60.0
+PATIENCE = 15
+"""Seconds after which a script takes a request that does not end for one that hangs."""
 MOST_INPUTS = 20
 """Different inputs that a script carries."""
 MUCH = 0.7
@@ -81,6 +83,7 @@ def _render(case: Case, run: Run, reduction: Reduction, source: str, standalone:
             version=__version__,
             crewai=case.bench.versions.get("crewai", ""),
             deadline=repr(case.settings.deadline_s),
+            patience=PATIENCE if run.hung else 0,
             inputs="".join(f"    {each!r},\n" for each in inputs),
             source=_without_secrets(source).strip(),
             future=_postponed(case),
@@ -174,6 +177,8 @@ _EACH = re.compile(rb"^  (\d+) x (.*)$", re.M)
 def _same(how: str, run: Run) -> bool:
     """Does a failure of the script (``Type: message``, or what it was) go with those of the run?"""
     failed = [outcome for outcome in run.outcomes if outcome.failed]
+    if how.startswith("no end after "):
+        return run.hung
     if how.startswith("longer than "):
         return any(outcome.overran for outcome in failed)
     if how.startswith("the data of another request"):

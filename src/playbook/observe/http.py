@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx
 
-from .. import canary, inject, prompts
+from .. import canary, inject, prompts, stand_in
 from . import clients
-from .attempt import Attempt, following, watch_connections
+from .attempt import Attempt, following, watch_connections, where
 from .crew import within
 
 
@@ -106,7 +106,17 @@ class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
         self.attempt.end()
 
 
+_OF_A_MODEL = ("llm", "memory", "preflight")
+
+
+def _moved(url: Any) -> bool:
+    """Does the active plan have another provider answer this?"""
+    return bool(inject.active.stand_in) and where(str(url)) in _OF_A_MODEL
+
+
 def _prepare(transport: Any, request: Any, is_async: bool) -> Attempt:
+    if _moved(request.url):
+        stand_in.move(request, inject.active.stand_in)
     attempt = Attempt(request.method, str(request.url), "httpx")
     pool = getattr(transport, "_pool", None)
     if "Proxy" in type(pool).__name__:
@@ -226,14 +236,16 @@ def _httpx() -> None:
 
 
 def _direct() -> None:
-    """Let the active plan pass by the proxy of the environment."""
+    """Let the active plan pass by the proxy of the environment: nobody is reached through it
+    who stands in on this machine."""
 
     def patch(client: Any) -> None:
         chosen: Callable[..., Any] = client._transport_for_url
 
         @functools.wraps(chosen)
         def choose(self: Any, url: Any) -> Any:
-            return self._transport if inject.active.no_proxy else chosen(self, url)
+            direct = inject.active.no_proxy or _moved(url)
+            return self._transport if direct else chosen(self, url)
 
         client._transport_for_url = choose
 
