@@ -22,7 +22,15 @@ from playbook.diagnose.facts import (
 )
 from playbook.diagnose.judge import FEW, failing
 from playbook.diagnose.leak import used_up
-from playbook.diagnose.prove import WITHOUT, Intervention, count, interventions, prove, widened
+from playbook.diagnose.prove import (
+    WITHOUT,
+    Intervention,
+    Trial,
+    count,
+    interventions,
+    prove,
+    widened,
+)
 from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import TRANSIENT, classify
 from playbook.inject import LAB, Plan
@@ -874,6 +882,48 @@ def test_what_is_not_proven_is_told_as_it_went(during: int, later: int, told: st
     trial = prove(again, before, {Sign("server-error", "llm")}, serve)
     assert not trial.accepted
     assert trial.told == f"the failed model calls made again: {told}"
+
+
+def test_what_fails_in_bunches_is_not_cured_by_a_run_without_one() -> None:
+    """So it went: 14 of 20 in one burst, and one in each of two others, with nothing changed."""
+    broken = [Link("HTTPResponse", "502 Bad Gateway", 502)]
+
+    def served(*bad: int, first: float = 0.0) -> Run:
+        outcomes = [
+            replace(
+                outcome(f"{burst}-{n}", broken if n < some else ()),
+                start=first + burst * 10.0,
+                end=first + burst * 10.0 + 1.0,
+            )
+            for burst, some in enumerate(bad)
+            for n in range(20)
+        ]
+        return run(outcomes)
+
+    def proven_by(*returns: int) -> Trial:
+        left = list(returns)
+
+        def serve(count: int, width: int, plan: Plan, text: str) -> Run:
+            return served(left.pop(0) if text == "back again" else 0)
+
+        before = served(1, 1, 14)
+        sign = next(iter(signs(before).values()))
+        return prove(Intervention("x", Plan(fresh=True)), before, {sign}, serve)
+
+    odd = proven_by(8, 1, 6)
+    assert not odd.accepted
+    assert "in bunches, with nothing changed" in odd.told
+
+    steady = run([outcome(f"r{n}", broken if n < 6 else ()) for n in range(20)])
+    sign = next(iter(signs(steady).values()))
+    answers = iter([0, 7, 0, 6, 0, 7])
+    sure = prove(
+        Intervention("x", Plan(fresh=True)),
+        steady,
+        {sign},
+        lambda count, width, plan, text: served(next(answers)),
+    )
+    assert sure.accepted
 
 
 def test_what_breaks_when_used_again_is_used_again_and_counts_in_all_its_forms() -> None:

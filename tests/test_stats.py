@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from playbook.model import Count
-from playbook.stats import Sequential, attempts_needed, fell, quantile, slower, wilson
+from playbook.stats import (
+    Sequential,
+    attempts_needed,
+    bunching,
+    fell,
+    quantile,
+    slower,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -240,3 +248,36 @@ def test_slower_seldom_sees_what_is_not_there_and_often_what_is(
 
 def test_latencies_that_are_all_the_same_are_not_slower() -> None:
     assert slower([1.0] * 10, [1.0] * 10) > 0.4
+
+
+def test_independent_failures_are_hardly_ever_called_bunched() -> None:
+    dice = np.random.default_rng(1)
+    groups = [[Count(20, int(k)) for k in dice.binomial(20, 0.3, size=4)] for _ in range(400)]
+    assert sum(bunching(each) > 1.0 for each in groups) <= 8  # 2 %: four times what is promised
+
+
+def test_failures_in_bunches_accuse_nobody() -> None:
+    """Runs that fail wholly or hardly, whatever is done: independent trials would blame chance."""
+    dice = np.random.default_rng(2)
+
+    def served() -> Count:
+        return Count(20, int(dice.binomial(20, 0.8 if dice.random() < 0.4 else 0.02)))
+
+    blamed = fooled = 0
+    for _ in range(400):
+        before, after = [served() for _ in range(4)], served()
+        together = Count(80, sum(each.failures for each in before))
+        factor = bunching(before)
+        part = [
+            Count(round(each.attempts / factor), round(each.failures / factor))
+            for each in (together, after)
+        ]
+        fooled += fell(together, after) < 0.02
+        blamed += fell(part[0], part[1]) < 0.02
+    assert fooled > 80  # a fifth and more of such trials would prove what did nothing
+    assert blamed <= 0.15 * fooled
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.3,)])
+def test_groups_alike_are_not_bunched(rates: tuple[float, ...]) -> None:
+    assert bunching([Count(20, round(20 * rate)) for rate in rates]) == 1.0

@@ -9,6 +9,8 @@ from .model import Count
 
 CONFIDENCE = 0.95
 DRAWS = 4000
+BUNCHED = 0.005
+"""p-value below which groups do not fail at one rate."""
 
 
 def wilson(count: Count) -> tuple[float, float]:
@@ -50,6 +52,20 @@ def uneven(groups: Sequence[Count]) -> float:
     found, *drawn = ((np.vstack([failures, tables]) - expected) ** 2 / expected).sum(axis=1)
     as_far = sum(other >= found - 1e-9 for other in drawn)
     return float(1 + as_far) / (1 + DRAWS)
+
+
+def bunching(groups: Sequence[Count]) -> float:
+    """How many times as far as independent failures the groups' rates lie apart: Pearson's
+    chi-square over its degrees of freedom (the heterogeneity factor of Finney 1952); 1.0 where
+    chance explains it. Attempts divided by it count as if they were independent."""
+    if uneven(groups) >= BUNCHED:
+        return 1.0
+    total = sum(group.failures for group in groups) / sum(group.attempts for group in groups)
+    spread = sum(
+        (group.failures - group.attempts * total) ** 2 / (group.attempts * total * (1 - total))
+        for group in groups
+    )
+    return max(1.0, spread / (len(groups) - 1))
 
 
 def slower(before: Sequence[float], after: Sequence[float]) -> float:

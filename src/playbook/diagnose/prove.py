@@ -11,13 +11,14 @@ from ..errors import BROKEN, TRANSIENT
 from ..inject import LAB, Plan
 from ..model import Count, Outcome, Proof
 from ..runner import Run
-from ..stats import attempts_needed, fell, quantile
+from ..stats import attempts_needed, bunching, fell, quantile
 from ..sweep import FULL, fullness
 from . import outside
 from .facts import (
     ELSEWHERE,
     Sign,
     allowed,
+    by_request,
     carriers,
     failed,
     grows,
@@ -39,6 +40,8 @@ TOLD = 0.05
 BELOW = 0.7
 """Share of the rate that a provider was seen to answer at which calls are paced."""
 ROUNDS = 3
+PAUSE = 0.3
+"""Seconds without a request in flight that part two bursts: a fresh start takes longer."""
 SIDE_BY_SIDE = 6
 
 
@@ -353,6 +356,8 @@ class Trial:
     full: bool = False
     """What it takes away went, but now the process had no CPU left, and they failed for that:
     it held them first, and whether they need more than it cannot be seen on this machine."""
+    bunched: bool = False
+    """Failures come in bunches: so many more in one run than in the next, with nothing changed."""
     edge: bool = False
     """They were as slow with it, and only just met the deadline that they had missed."""
 
@@ -374,7 +379,8 @@ class Trial:
             return f"{met} all the same" if still else f"{met}; but they failed in another way"
         if not self.proof.returned:
             return f"{met}; but put back, too few met it again"
-        return f"{met}, against {before.failures} of {before.attempts} before, which may be chance"
+        told = f"{met}, against {before.failures} of {before.attempts} before, which may be chance"
+        return f"{told}: they come in bunches, with nothing changed" if self.bunched else told
 
 
 def prove(
@@ -403,25 +409,22 @@ def prove(
         return Count(len(some.outcomes), many)
 
     before = counted(run)
+    alike = [counted(some) for some in bursts(run)]
+    """Runs of the same condition: how far do they lie apart when nothing is changed?"""
     rate = before.failures / max(before.attempts, 1)
-    enough = max(attempts_needed(rate), 8)
     level = run.concurrency
     if any(sign.kind == "hung" for sign in found):
         # A run ends with its first hang: side by side, more than one is seen to hang.
         level = max(level, SIDE_BY_SIDE)
     width = intervention.concurrency or level
-    # Fewer than fill the width would be a lighter load than that under which it failed.
-    size = max(min(enough, 60), width) if width > 1 else min(enough, 20)
-    if intervention.plan.retry and asked_to_wait(run) > 2.0:
-        size = min(size, 10)  # each may have to wait out the provider's window
     least = max(intervention.least, 2 * level if _reused(run) else 0)
-    size = max(size, least)
+    size = max(_enough(intervention, run, rate, width), least)
     during: Run | None = None
     back = Count(0, 0)
     without = list(run.outcomes)
     usual = set(signs(run).values())
     proof = Proof(intervention.name, before, Count(0, 0), 1.0, False)
-    each = intervention.renewed or size
+    each, factor = intervention.renewed or size, 1.0
     for _ in range(ROUNDS):
         more = serve(min(each, size), width, intervention.plan, intervention.name)
         for _ in range(math.ceil(size / each) - 1):
@@ -449,7 +452,8 @@ def prove(
             return Trial(proof, False, during, full=full)
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
-        back = _sum(back, counted(again))
+        alike.append(counted(again))
+        back = _sum(back, alike[-1])
         if not (intervention.trades or intervention.most_calls):
             # What fails in a way that is not there without it has not been helped.
             usual |= set(signs(again).values())
@@ -457,7 +461,9 @@ def prove(
             after = count(during, widened(mine, during) | new, hidden)
         without += again.outcomes
         # What is told is the p-value of the counts beside it; "back again" is counted in for more.
-        told, whole = fell(before, after), fell(_sum(before, back), after)
+        factor = 1.0 if intervention.least or intervention.renewed else bunching(alike)
+        told = fell(before, after)
+        whole = fell(_part(_sum(before, back), factor), _part(after, factor))
         returned = back.failures > 0 and (after.failures == 0 or fell(back, after) < ALPHA)
         if not intervention.least and _went_by_itself(before, back):
             returned = False
@@ -466,7 +472,7 @@ def prove(
             longer = intervention.plan.deadline_factor != 1.0
             edge = not longer and _only_just(without, during.outcomes, deadline_s)
             return Trial(proof, not edge, during, edge=edge)
-    return Trial(proof, False, during or run, undecided=True)
+    return Trial(proof, False, during or run, undecided=True, bunched=factor > 1.0)
 
 
 def _went_by_itself(before: Count, back: Count) -> bool:
@@ -518,6 +524,37 @@ def answered(run: Run) -> float:
 def model_calls(run: Run) -> Counter[str]:
     """Attempts of model calls in each request, by its id."""
     return Counter(span.request for span in model_attempts(run.spans))
+
+
+def _enough(intervention: Intervention, run: Run, rate: float, width: int) -> int:
+    """Requests that show whether a failure of this rate went away."""
+    enough = max(attempts_needed(rate), 8)
+    # Fewer than fill the width would be a lighter load than that under which it failed.
+    size = max(min(enough, 60), width) if width > 1 else min(enough, 20)
+    if intervention.plan.retry and asked_to_wait(run) > 2.0:
+        size = min(size, 10)  # each may have to wait out the provider's window
+    return size
+
+
+def bursts(run: Run) -> list[Run]:
+    """A run in its parts, between which nothing was in flight for a while."""
+    parts: list[list[Outcome]] = []
+    until = -math.inf
+    for outcome in sorted(run.outcomes, key=lambda each: each.start):
+        if outcome.start > until + PAUSE:
+            parts.append([])
+        parts[-1].append(outcome)
+        until = max(until, outcome.end)
+    spans = by_request(run.spans)
+    return [
+        replace(run, outcomes=part, spans=[s for o in part for s in spans.get(o.request, ())])
+        for part in parts
+    ]
+
+
+def _part(count: Count, factor: float) -> Count:
+    """As many as are left where only one of `factor` attempts tells something new."""
+    return Count(round(count.attempts / factor), round(count.failures / factor))
 
 
 def _sum(one: Count, other: Count) -> Count:
