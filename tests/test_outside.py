@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from playbook.bench import BudgetSpent
 from playbook.beside import waited
-from playbook.diagnose import outside
+from playbook.diagnose import judge, outside
 from playbook.diagnose.facts import Evidence, Sign, signs
 from playbook.diagnose.prove import interventions
 from playbook.diagnose.rules import suspects
@@ -431,3 +432,56 @@ def test_whether_load_matters_is_measured_before_it_is_judged(ill_alone: int, ca
     assert kept["sweep"].levels[0].attempts == 23 == len(alone.outcomes)
     ranked = suspects(signs(crowd), crowd, Evidence(kept["sweep"], [alone, crowd]))
     assert ranked[0].cause == cause
+
+
+# --- answers that say no -------------------------------------------------------------------------
+
+
+def asked(*runs: Run) -> Any:
+    """A case of these runs, whose endpoint can be asked no more."""
+
+    def spent(*_: Any, **__: Any) -> Run:
+        raise BudgetSpent
+
+    done = Sweep(tuple(row(run) for run in runs))
+    kept: dict[str, Any] = {"sweep": done}
+    return SimpleNamespace(
+        bench=SimpleNamespace(run=spent), step=kept.__getitem__, finish=kept.__setitem__
+    )
+
+
+NO = Ask(404, '{"error": "no such booking"}')
+
+
+def test_what_is_refused_alone_as_often_as_under_load_is_an_answer() -> None:
+    alone = served([*many(OK, 8), *many(NO, 2)], 1, "a")
+    loaded = served([*many(OK, 24), *many(NO, 4), *many(ERROR, 2)], 10)
+    case = asked(alone, loaded)
+    told = judge._refused(case, [alone, loaded])
+    assert told.startswith("404 was answered to 6 of 40 requests, and to 2 of 10 one at a time")
+    assert [sign.kind for sign in signs(loaded).values()] == ["server-error"] * 2
+    assert not any(span.fault == "not-found" for span in [*alone.spans, *loaded.spans])
+    assert [level.failures for level in case.step("sweep").levels] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("alone", "loaded"),
+    [
+        pytest.param(many(OK, 10), [*many(OK, 20), *many(NO, 4)], id="never alone"),
+        pytest.param(
+            [*many(OK, 19), NO], [*many(OK, 16), *many(NO, 14)], id="far more often under load"
+        ),
+        pytest.param(many(NO, 6), [*many(OK, 4), *many(NO, 20)], id="most of them"),
+        pytest.param(
+            [*many(OK, 4), Ask(400, "connect ECONNREFUSED 10.0.0.7:443")],
+            [*many(OK, 10), *many(Ask(400, "connect ECONNREFUSED 10.0.0.7:443"), 3)],
+            id="its words say what broke",
+        ),
+        pytest.param([*many(OK, 4), Ask(401)], [*many(OK, 10), *many(Ask(401), 3)], id="no key"),
+    ],
+)
+def test_other_refusals_stay_failures(alone: list[Ask], loaded: list[Ask]) -> None:
+    runs = [served(alone, 1, "a"), served(loaded, 10)]
+    before = [signs(run) for run in runs]
+    assert judge._refused(asked(*runs), runs) == ""
+    assert [signs(run) for run in runs] == before

@@ -22,6 +22,7 @@ from playbook.diagnose.facts import (
 )
 from playbook.diagnose.judge import FEW, failing
 from playbook.diagnose.leak import used_up
+from playbook.diagnose.patterns import one_by_one
 from playbook.diagnose.prove import (
     WITHOUT,
     Intervention,
@@ -521,6 +522,67 @@ def test_a_deadline_eaten_before_anything_began_is_no_queue_that_was_seen() -> N
     # Threads that nobody sees are asked for first, and tell; the lock stands in the findings.
     assert [item.cause for item in ranked[:2]] == ["thread-pool-starvation", "platform-timeout"]
     assert "8.0 of 10 stand at bot.py:11 in on_message" in repr(ranked[1].evidence)
+
+
+def posted(name: str, at: float, seconds: float = 0.9) -> Span:
+    """A call of the target's own code, as a logging handler or an audit trail makes it."""
+    return span(name, "http", "POST /ingest", at, at + seconds)
+
+
+def test_calls_that_never_overlap_though_requests_do_are_let_through_one_by_one() -> None:
+    found = run(
+        [outcome(name, seconds=9.5, overran=True) for name in each()],
+        [
+            s
+            for n, name in enumerate(each())
+            for s in (*chat(name, 0.1 * n, 0.1 * n + 0.5), posted(name, 0.6 + 0.9 * n))
+        ],
+    )
+    ranked = suspects(signs(found), found, evidence(alone(), found, deadline_s=5.0))
+    assert ranked[0].cause == "tool-contention"
+    told = repr(ranked[0].evidence)
+    assert "10 × POST /ingest, never two at once, fill 9.0 of 9.5 s" in told
+    (singly,) = interventions("tool-contention", found, [Sign("deadline")], {}, crews=True)
+    assert (singly.concurrency, singly.broad) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param([posted(name, 0.1 * n) for n, name in enumerate(each())], id="they overlap"),
+        pytest.param(
+            [posted(name, 0.9 * n, 0.1) for n, name in enumerate(each())], id="they fill little"
+        ),
+        pytest.param([posted("r0", 0.9 * n) for n in range(10)], id="one request makes them all"),
+    ],
+)
+def test_other_calls_are_kept_apart_by_nobody(calls: list[Span]) -> None:
+    found = run([outcome(name, seconds=9.5, overran=True) for name in each()], calls)
+    assert one_by_one(found) == []
+
+
+def test_time_in_no_span_is_where_requests_stand() -> None:
+    """Three log lines behind one lock, between the calls: none of the three stands out."""
+    stood = {"desk.py:38 in desk": 3.7, "desk.py:54 in sign": 2.5, "desk.py:33 in read": 2.4}
+
+    def served(seconds: float, number: int, width: int, where: dict[str, float]) -> Run:
+        names = each(number)
+        spans = [s for n in names for s in (*chat(n, 0.1, 0.6), *chat(n, 3.0, 3.5))]
+        outcomes = [outcome(n, seconds=seconds, overran=seconds > 5) for n in names]
+        return run(outcomes, spans, width, stood=where)
+
+    late_ = served(9.0, 20, 20, stood)
+    quick, slow_ = served(2.0, 10, 1, {}), served(9.0, 10, 1, {})
+
+    def ranked(before: Run, found: Run) -> list[Suspect]:
+        return suspects(signs(found), found, evidence(before, found, deadline_s=5.0))
+
+    first_, *_ = ranked(quick, late_)
+    assert first_.cause == "tool-contention"
+    assert "3.7 of 20 stand at desk.py:38 in desk, 2.5 at desk.py:54" in repr(first_.evidence)
+    # As slow alone: nobody stands in anybody's way. And where nobody stands, nobody is told.
+    assert ranked(slow_, late_)[0].cause == "platform-timeout"
+    assert ranked(quick, served(9.0, 20, 20, {}))[0].cause == "platform-timeout"
 
 
 @pytest.mark.parametrize(("width", "least"), [(10, 10), (30, 30), (100, 100)])
@@ -1372,6 +1434,23 @@ def test_fresh_processes_that_fail_less_and_still_fail_prove_no_leak() -> None:
     assert trial.proof.before.failures == 8
     assert not trial.accepted
     assert 0 < trial.proof.after.failures < 0.6 * 0.5 * trial.proof.after.attempts
+
+
+@pytest.mark.parametrize(("again_well", "proven_"), [(0, True), (8, False)])
+def test_what_comes_back_by_itself_was_not_used_up(again_well: int, proven_: bool) -> None:
+    """A circuit breaker opens after so many requests as well, and shuts again."""
+
+    def serve(count: int, width: int, __: Plan, text: str) -> Run:
+        if text != "back again":
+            return run(in_order(*[True] * count), width=width)
+        broken = count - 22 - again_well
+        return run(in_order(*[True] * 22, *[False] * broken, *[True] * again_well), width=width)
+
+    before = run(in_order(*[True] * 22, *[False] * 10), width=8)
+    anew = Intervention("a fresh process", Plan(), renewed=8, least=50)
+    trial = prove(anew, before, set(signs(before).values()), serve)
+    assert trial.accepted is proven_
+    assert ("recovered by itself" in trial.told) is not proven_
 
 
 def test_a_write_made_twice_goes_with_the_failure_that_had_it_made_again() -> None:

@@ -14,7 +14,7 @@ from ..errors import redact
 from ..inject import Plan, together
 from ..model import Count, Finding, Proof, Result, Suspect, Verdict
 from ..runner import Run
-from ..stats import attempts_needed, quantile, wilson
+from ..stats import attempts_needed, fell, quantile, wilson
 from ..sweep import FULL, row
 from . import outside
 from .facts import STALLS, Evidence, Sign, fingerprints, masked, signs
@@ -81,6 +81,7 @@ def _beyond_doubt(found: Sequence[Sign]) -> bool:
 def judge(case: Case) -> Verdict:
     """Run what is missing, try the likeliest causes by intervention, and say what is known."""
     runs = case.runs()
+    refused = _refused(case, runs) if case.spec.kind == "http" else ""
     run = failing(runs)
     if run is None and (doubtful := _doubtful(runs)) is not None:
         _again(case, doubtful)
@@ -88,7 +89,7 @@ def judge(case: Case) -> Verdict:
     if run is None:
         # Of a service only our own client's process could be measured.
         found = None if case.spec.kind == "http" else _leak(case, runs)
-        return found or _no_fault(case, runs)
+        return found or _no_fault(case, runs, refused)
     if _ourselves(run):
         note = (
             f"at {run.concurrency} at once this process was full (CPU {run.stats['cpu']:.2f} of a "
@@ -142,7 +143,7 @@ def judge(case: Case) -> Verdict:
     if case.spec.kind == "http":
         joined = bool(evidence_of(case, runs).joined)
         told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
-        note = f"{note}; {told}" if note else told
+        note = "; ".join(text for text in (note, told, refused) if text)
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
 
 
@@ -354,13 +355,44 @@ def _alone_again(case: Case, runs: Sequence[Run], run: Run) -> None:
     if alone is None or alone is run or outside.explains_itself(run):
         return
     rate = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
+    _more_alone(case, alone, rate, "one at a time, again: does the load matter?")
+
+
+def _more_alone(case: Case, alone: Run, rate: float, text: str) -> None:
+    """As many one at a time as show what happens to this share of them, if time allows."""
     each = quantile([outcome.seconds for outcome in alone.outcomes], 0.5)
     more = min(attempts_needed(rate, 0.05), int(ALONE_SECONDS / max(each, 0.05)))
     more -= len(alone.outcomes)
     if more > 0:
-        text = "one at a time, again: does the load matter?"
         alone.extend(case.bench.run("sweep", more, 1, text=text))
         _measured(case, alone)
+
+
+def _refused(case: Case, runs: Sequence[Run]) -> str:
+    """A note on the requests to which the endpoint says no one at a time as well, as often as
+    under load: an answer to what was asked, and no failure of the service."""
+    alone = next((each for each in runs if each.concurrency == 1), None)
+    told = []
+    for status in sorted(set().union(*map(outside.answered, runs))):
+        counts = [Count(len(run.outcomes), outside.answered(run)[status]) for run in runs]
+        every = Count(sum(it.attempts for it in counts), sum(it.failures for it in counts))
+        rate = every.failures / every.attempts
+        if alone is None or rate > 0.5:
+            continue
+        if not outside.answered(alone)[status]:
+            with suppress(BudgetSpent):
+                _more_alone(case, alone, rate, "one at a time, again: does it say no as well?")
+        here = Count(len(alone.outcomes), outside.answered(alone)[status])
+        if not here.failures or any(fell(count, here) < 0.05 for count in counts):
+            continue
+        for run in runs:
+            outside.take_as_answer(run, status)
+            _measured(case, run)
+        told.append(
+            f"{status} was answered to {every.failures} of {every.attempts} requests, and to "
+            f"{here.failures} of {here.attempts} one at a time: taken as an answer, no failure"
+        )
+    return "; ".join(told)
 
 
 def _again(case: Case, run: Run) -> None:
@@ -426,7 +458,7 @@ def _ourselves(run: Run) -> bool:
     return run.stats["cpu"] * seconds < STEP_CPU * max(steps, len(run.outcomes))
 
 
-def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
+def _no_fault(case: Case, runs: Sequence[Run], refused: str = "") -> Verdict:
     attempts = sum(len(run.outcomes) for run in runs)
     failed = [sign for run in runs for sign in signs(run).values()]
     if attempts == 0:
@@ -461,7 +493,7 @@ def _no_fault(case: Case, runs: Sequence[Run]) -> Verdict:
             case.bench.blind
         ),
     }
-    note = "; ".join(text for text, holds in notes.items() if holds)
+    note = "; ".join([*[refused] * bool(refused), *(text for text in notes if notes[text])])
     _, high = wilson(Count(attempts, 0))
     return _verdict(case, "healthy", confidence=round(1.0 - high, 3), note=note)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from typing import TYPE_CHECKING
 
-from ..model import Finding, Suspect
+from ..model import Finding, Outcome, Suspect
 from ..runner import Run
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def used_up(runs: Sequence[Run], run: Run) -> UsedUp | None:
     What fails by load fails from the first burst on; what is used up lasts for so many requests.
     """
     up_to = [each for each in runs if each.concurrency <= run.concurrency]
-    order = sorted((o for each in up_to for o in each.outcomes), key=lambda o: o.start)
-    first = next((n for n, outcome in enumerate(order) if outcome.failed), len(order))
-    after = order[first:]
+    order = [outcome for each in up_to for outcome in each.outcomes]
+    after = _from_the_first(order)
+    first = len(order) - len(after)
     well = sum(not outcome.failed for outcome in after)
     if first < EARLY or len(after) < FEW or well > 0.1 * len(after):
         return None
@@ -66,6 +66,22 @@ def used_up(runs: Sequence[Run], run: Run) -> UsedUp | None:
     if all(outcome.failed for outcome in run.outcomes) and not stays:
         return None  # from the first of that load on: the load may well be it
     return UsedUp(first, stays)
+
+
+def _from_the_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The first that failed, and all that began after it."""
+    order = sorted(outcomes, key=lambda outcome: outcome.start)
+    return list(dropwhile(lambda outcome: not outcome.failed, order))
+
+
+def recovers(outcomes: Sequence[Outcome]) -> bool:
+    """Do requests of one process end well again, long after the first that failed?
+
+    Those that began with it may have got the last of what was there.
+    """
+    after = _from_the_first(outcomes)
+    later = after[len(after) // 2 :]
+    return sum(not outcome.failed for outcome in later) > 0.1 * len(later)
 
 
 EARLY, FEW = 5, 3

@@ -118,11 +118,41 @@ def unusable(run: Run) -> str:
     )
 
 
+def answered(run: Run) -> Counter[int]:
+    """How often the endpoint said no to the request itself, by status (see `REFUSALS`)."""
+    statuses = (_status(outcome) for outcome in run.outcomes)
+    return Counter(status for status in statuses if status in REFUSALS)
+
+
+def _status(outcome: Outcome) -> int:
+    """With which status it failed; 0 where it did not, or another way."""
+    chain = outcome.fault.chain if outcome.fault is not None and not outcome.foreign else ()
+    found = next((link for link in chain if link.type == "HTTPResponse"), None)
+    if found is None or classify(parse(found.message.partition(": ")[2])).kind in _TOLD:
+        return 0
+    return found.status or 0
+
+
+def take_as_answer(run: Run, status: int) -> None:
+    """Requests of `run` that got this status count as served from now on."""
+    mine = {outcome.request for outcome in run.outcomes if _status(outcome) == status}
+    run.outcomes = [
+        replace(outcome, ok=True, fault=None) if outcome.request in mine else outcome
+        for outcome in run.outcomes
+    ]
+    run.spans = [
+        replace(span, fault="") if span.request in mine and place(span) == PLACE else span
+        for span in run.spans
+    ]
+
+
 def told_apart(runs: Sequence[Run]) -> bool:
     """Does any answer carry what its request was sent, so that another's would be seen?"""
     return any(outcome.canary in outcome.result for run in runs for outcome in run.outcomes)
 
 
+REFUSALS = frozenset({400, 404, 409, 410, 422})
+"""Statuses that say something of the request that was sent, and may well be right."""
 _NOT_TAKEN = frozenset({400, 404, 405, 406, 410, 411, 413, 415, 422})
 
 

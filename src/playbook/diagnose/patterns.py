@@ -16,13 +16,14 @@ from itertools import pairwise
 from ..errors import TRANSIENT, UNANSWERED
 from ..model import Count, Finding, Link, Outcome, Span
 from ..runner import Run
-from ..stats import fell, quantile
+from ..stats import fell, most_open, quantile
 from .facts import (
     ELSEWHERE,
     LIBRARIES,
     Evidence,
     Sign,
     by_request,
+    covered,
     inner_faults,
     model_attempts,
     most_at_once,
@@ -521,3 +522,33 @@ def _late_before_the_wire(found: Mapping[str, Sign], run: Run, _: Evidence) -> P
         f"{seconds / len(outcomes):.1f} s each"
     )
     return Pattern(cause, (Finding(text, "spans"),))
+
+
+def one_by_one(run: Run) -> list[Finding]:
+    """Calls of which no two are ever open although requests overlap, and that fill the run: what
+    makes them lets one through at a time."""
+    begun = min((outcome.start for outcome in run.outcomes), default=0.0)
+    whole = max((outcome.end for outcome in run.outcomes), default=0.0) - begun
+    calls: dict[str, list[Span]] = defaultdict(list)
+    for span in run.spans:
+        if span.kind == "http" and place(span) != "llm":
+            calls[span.name].append(span)
+    found = []
+    for name, spans in calls.items():
+        askers = {span.request for span in spans}
+        # What holds a lock ends before the next begins; clocks are read a little later.
+        alone = most_open((span.start, span.end - CLOCK_S) for span in spans) == 1
+        if alone and len(askers) >= SIDE_BY_SIDE and covered(spans) > FILLED * whole:
+            text = (
+                f"{len(spans)} × {name}, never two at once, fill {covered(spans):.1f} of "
+                f"{whole:.1f} s: one is let through at a time"
+            )
+            found.append(Finding(text, "spans", tuple(span.id for span in spans[:2])))
+    return found
+
+
+SIDE_BY_SIDE = 4
+"""Requests of which calls must overlap by chance, if nothing keeps them apart."""
+CLOCK_S = 0.002
+FILLED = 0.6
+"""Share of a run that calls one by one fill, where the run waits for them."""

@@ -30,7 +30,7 @@ from .facts import (
     silent_at_times,
     slow_at_times,
 )
-from .leak import EARLY, used_up
+from .leak import EARLY, recovers, used_up
 from .patterns import given_up, guarded, unended, unsure_writes
 
 ALPHA = 0.02
@@ -158,8 +158,7 @@ def interventions(
         return [Intervention("another storage directory", Plan(storage=storage), aimed=False)]
     if cause == "resource-leak":
         return _anew(run, runs)
-    crowded = cause in ("cpu-saturation", "file-descriptors-exhausted") and run.concurrency > 1
-    return [ONE_AT_A_TIME] if crowded else []
+    return [ONE_AT_A_TIME] if cause in _CROWDED and run.concurrency > 1 else []
 
 
 def _anew(run: Run, runs: Sequence[Run]) -> list[Intervention]:
@@ -213,6 +212,7 @@ OF_A_TOOL = {
 }
 """Causes that go with the tool that has them; the last three where they are on its own way."""
 ONE_AT_A_TIME = Intervention("one request at a time", Plan(), 1, broad=True)
+_CROWDED = {"cpu-saturation", "file-descriptors-exhausted", "tool-contention"}
 IN_TURN = Intervention("the kickoffs of a request one at a time", Plan(in_turn=True), broad=True)
 LONGER = Intervention(
     "timeouts of the target's own calls raised 5 times", Plan(timeout_factor=5.0, own_calls=True)
@@ -356,6 +356,8 @@ class Trial:
     full: bool = False
     """What it takes away went, but now the process had no CPU left, and they failed for that:
     it held them first, and whether they need more than it cannot be seen on this machine."""
+    recovers: bool = False
+    """What had run out was there again in the same process, by itself."""
     bunched: bool = False
     """Failures come in bunches: so many more in one run than in the next, with nothing changed."""
     edge: bool = False
@@ -374,6 +376,8 @@ class Trial:
             )
         if self.edge:
             return f"{met}; but they took as long with it, and only just met their deadline"
+        if self.recovers:
+            return f"{met}; but put back, the process recovered by itself: nothing is used up"
         if not self.undecided:
             still = after.failures * before.attempts > 0.6 * before.failures * after.attempts
             return f"{met} all the same" if still else f"{met}; but they failed in another way"
@@ -444,16 +448,14 @@ def prove(
         if during.hung or not gone or other:
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
-            left = list(signs(during).values())
-            here = sum(sign in mine for sign in left)
-            freed = fell(before, Count(len(during.outcomes), here)) < ALPHA
-            late = any(sign.kind == "deadline" for sign in left)
-            full = late and freed and not during.hung and fullness(run) < FULL <= fullness(during)
-            return Trial(proof, False, during, full=full)
+            return Trial(proof, False, during, full=_full_now(run, during, before, mine))
         number = max(level, min(size, 20), least)
         again = serve(number, level, Plan(), "back again")
         alike.append(counted(again))
         back = _sum(back, alike[-1])
+        if intervention.renewed and recovers(again.outcomes):
+            proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
+            return Trial(proof, False, during, recovers=True)
         if not (intervention.trades or intervention.most_calls):
             # What fails in a way that is not there without it has not been helped.
             usual |= set(signs(again).values())
@@ -524,6 +526,15 @@ def answered(run: Run) -> float:
 def model_calls(run: Run) -> Counter[str]:
     """Attempts of model calls in each request, by its id."""
     return Counter(span.request for span in model_attempts(run.spans))
+
+
+def _full_now(run: Run, during: Run, before: Count, mine: set[Sign]) -> bool:
+    """Went what was taken away, and are requests late because the process is full now?"""
+    left = list(signs(during).values())
+    here = sum(sign in mine for sign in left)
+    freed = fell(before, Count(len(during.outcomes), here)) < ALPHA
+    late = any(sign.kind == "deadline" for sign in left)
+    return late and freed and not during.hung and fullness(run) < FULL <= fullness(during)
 
 
 def _enough(intervention: Intervention, run: Run, rate: float, width: int) -> int:

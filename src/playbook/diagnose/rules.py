@@ -37,7 +37,7 @@ from .facts import (
     widest,
 )
 from .leak import PER_REQUEST, heard, used_up
-from .patterns import WAITED_OUT, amplified, patterns, unsure_writes
+from .patterns import WAITED_OUT, amplified, one_by_one, patterns, unsure_writes
 
 SIMPLE: Mapping[str, str] = {
     "crossed": "shared-mutable-state",
@@ -617,6 +617,8 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         ]
     if where == "queue":
         return [("thread-pool-starvation", 0.8, [*texts, *_stood(run)])]
+    if where in ("", OWN) and (passing := one_by_one(run)):
+        return [("tool-contention", 0.75, [*passing, *texts, *_stood(run)])]
     if where == OWN:
         # A lock of its own, or threads that nobody sees: a larger executor tells.
         texts += _stood(run)
@@ -630,8 +632,14 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
             texts.append(Finding(odd, "spans"))
             return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
         return [("platform-timeout", 0.8, texts)]
+    if (stood := _stood(run)) and alone is not None and grows(_seconds(alone), _seconds(run)):
+        return [("tool-contention", 0.65, [*stood, *texts]), ("platform-timeout", 0.55, texts)]
     nowhere = Finding("the time went to no single place", "spans")
-    return [("platform-timeout", 0.6, [nowhere, *texts, *_stood(run)])]
+    return [("platform-timeout", 0.6, [nowhere, *texts, *stood])]
+
+
+def _seconds(run: Run) -> list[float]:
+    return [outcome.seconds for outcome in run.outcomes]
 
 
 _THE_LOCK = ("lock_store.py", "portalocker")
@@ -640,11 +648,12 @@ _THE_LOCK = ("lock_store.py", "portalocker")
 
 def _stood(run: Run) -> list[Finding]:
     """Where in the target's own code requests stand while nothing of theirs is on the wire."""
-    return [
-        Finding(f"{number:.1f} of {run.concurrency} stand at {where}", "process")
-        for where, number in list(run.stood.items())[:1]
-        if number >= 0.2 * run.concurrency
-    ]
+    most = list(run.stood.items())[:3]
+    if not most or sum(run.stood.values()) < 0.2 * run.concurrency:
+        return []
+    (where, number), *others = most
+    text = f"{number:.1f} of {run.concurrency} stand at {where}"
+    return [Finding(", ".join([text, *(f"{n:.1f} at {at}" for at, n in others)]), "process")]
 
 
 def _held(stack: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ FRAMES = 8
 """Frames kept of what held it, the innermost last, and before them the target's own."""
 LOOK = 0.5
 """Seconds between two looks at where threads and tasks stand."""
-PLACES = 3
+PLACES = 8
 """Most places that are told."""
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _PACKAGES = f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}"
