@@ -107,12 +107,30 @@ class Case:
     """Causes that must stand below a half."""
 
 
+AWAY = Ask(502, '{"error": "bad gateway"}', seconds=0.01)
+
+
+def singles(failures: int) -> Rung:
+    return replace(pairs(failures), name=outside.SINGLES, concurrency=1)
+
+
 GONE = Ask(raised="httpx.ConnectError: [Errno 111] Connection refused", start=5.0)
 CASES = {
     "another's data": Case(
         [*many(ERROR, 5), *many(replace(OK, foreign=("r9",)), 5)],
         "shared-mutable-state", proof="one request at a time",
         below=("provider-rate-limit", "provider-5xx"),
+    ),
+    "turned away at once, before the service was asked": Case(
+        [*many(AWAY, 5), *many(OK, 5)], "unstable-connection", proof="a burst right behind",
+    ),
+    "the same, of pairs and of single ones after a lull": Case(
+        [*many(AWAY, 5), *many(OK, 5)], "unstable-connection", rungs=(pairs(8), singles(4)),
+        proof="a burst right behind", below=("shared-mutable-state", "provider-rate-limit"),
+    ),
+    "bare 500s of single ones as far apart as pairs": Case(
+        [*many(ERROR, 6), *many(OK, 4)], "unknown", rungs=(pairs(8), singles(4)),
+        below=("shared-mutable-state",),
     ),
     "bare 500s that a pair shows": Case(
         [*many(ERROR, 6), *many(OK, 4)], "shared-mutable-state", rungs=(pairs(5),),

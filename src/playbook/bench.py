@@ -102,10 +102,7 @@ class Bench:
         self.keep = keep
         self.confirm = confirm
         self.on_progress = on_progress
-        self.requests = 0
-        self.runs = 0
-        self.provider_calls = 0
-        self.tokens = 0
+        self.requests = self.runs = self.provider_calls = self.tokens = 0
         self.known: list[str] = []
         """Every component that was seen in the target's crews."""
         self.answers: dict[str, str] = {}
@@ -124,6 +121,8 @@ class Bench:
         """Identifiers in the inputs may carry a canary without changing what happens."""
         self.marks = True
         """Values of different inputs tell requests apart."""
+        self.lull_s = 0.0
+        """Seconds without a request between a burst and each run, where a failure needs that."""
         self.caught = False
         """Are requests served with what their own code catches told (see `inject.Plan.caught`)?"""
         self.recalls = False
@@ -330,7 +329,9 @@ class Bench:
         self._ask(count * sends)
         own = worker is None
         worker = worker or self.fresh()
-        if own and self.cold and concurrency > 1 and self.afford(count + 1, sends) > count:
+        if plan.behind or (self.lull_s and own):
+            self._behind(count, concurrency, plan, worker)
+        elif own and self.cold and concurrency > 1 and self.afford(count + 1, sends) > count:
             # As the sweep did: what begins cold is another experiment.
             self._run("warm-up", 1, 1, plan, worker, "first request")
         plan = replace(as_set(plan, self.settings), caught=self.caught)
@@ -399,6 +400,24 @@ class Bench:
         if self.recalls:
             run.outcomes = [replace(outcome, foreign=()) for outcome in run.outcomes]
         return run
+
+    def _behind(self, count: int, concurrency: int, plan: Plan, worker: Worker) -> None:
+        """A burst before `count` requests, for the connections that it opens; and then the lull,
+        unless they are to follow at once."""
+        if self.afford(count + 2 * concurrency) < count + 2 * concurrency:
+            raise BudgetSpent
+        lull, self.lull_s = self.lull_s, 0.0
+        try:
+            first, text = replace(plan, behind=False), "a burst before it"
+            before = self._run("warm-up", concurrency, concurrency, first, worker, text)
+            if any(outcome.failed for outcome in before.outcomes):
+                # Some of what it found was no use: now all is new.
+                self._run("warm-up", concurrency, concurrency, first, worker, text)
+        finally:
+            self.lull_s = lull
+        if lull and not plan.behind:
+            with self._at_work():
+                self._stop.wait(lull)
 
     def _find_out(self, worker: Worker | None) -> None:
         """Whom a request calls and what it costs is seen from one, before many are sent."""

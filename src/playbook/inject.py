@@ -104,6 +104,9 @@ class Plan:
     """Multiplies the platform's deadline (done by `playbook.bench`)."""
     pace_s: float = 0.0
     """Seconds between the starts of two groups of requests; 0 for as fast as they end."""
+    behind: bool = False
+    """As many requests as are in flight go before these, without a pause, and are not counted
+    (done by `playbook.bench`)."""
     beside: bool = False
     """A page that does not exist is asked for meanwhile (see `playbook.beside`)."""
     shorten: int = 0

@@ -60,6 +60,8 @@ class Evidence:
     """One for each level of the sweep."""
     ladder: Ladder = field(default_factory=Ladder)
     deadline_s: float | None = None
+    lull_s: float = 0.0
+    """Seconds without a request that a failure needs; 0 where it needs none."""
     is_async: bool = False
     components: Sequence[str] = ()
     inner: Mapping[str, Sign] = field(default_factory=dict)

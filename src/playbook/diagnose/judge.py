@@ -86,6 +86,9 @@ def judge(case: Case) -> Verdict:
     if run is None and (doubtful := _doubtful(runs)) is not None:
         _again(case, doubtful)
         run = failing(runs)
+    if run is None and case.spec.kind == "http":
+        _after_a_lull(case, runs)
+        run = failing(runs)
     if run is None:
         # Of a service only our own client's process could be measured.
         found = None if case.spec.kind == "http" else _leak(case, runs)
@@ -191,6 +194,7 @@ def evidence_of(case: Case, runs: Sequence[Run]) -> Evidence:
         runs=runs,
         deadline_s=case.settings.deadline_s,
         is_async=case.bench.is_async,
+        lull_s=case.bench.lull_s,
         components=case.bench.components,
     )
     if case.logs is not None:
@@ -222,6 +226,7 @@ def _try(
         return bench.run("prove", number, width, plan, text=text)
 
     judged = list(ranked)
+    unnamed = outside.seen(run) and not outside.explains_itself(run)
     alone: dict[int, Intervention] = {}
 
     def offered(suspect: Suspect) -> list[Intervention]:
@@ -270,7 +275,7 @@ def _try(
             return _each_once(judged), None  # a longer deadline helps those that lack CPU, too
         undecided = went is not None and (went.undecided or went.full)
         if went is not None and not undecided:
-            judged[index] = refuted(suspect)
+            judged[index] = refuted(suspect, guessed=unnamed)
         judged[index] = _corroborated(judged[index], evidence)
         likeliest = judged[index].score >= max(0.6, *(other.score for other in judged))
         if index == 0 and likeliest and not undecided:
@@ -393,6 +398,33 @@ def _refused(case: Case, runs: Sequence[Run]) -> str:
             f"{here.failures} of {here.attempts} one at a time: taken as an answer, no failure"
         )
     return "; ".join(told)
+
+
+def _after_a_lull(case: Case, runs: Sequence[Run]) -> None:
+    """Hardly any fails while requests follow each other; do they once there were none for a while?
+
+    A connection that one hop keeps and the next has closed meanwhile breaks when it is used.
+    """
+    bench, most = case.bench, max(runs, key=lambda run: run.concurrency, default=None)
+    if most is None or case.step("sweep").stopped_early:
+        return
+    bench.lull_s, width = LULL_S, most.concurrency
+    text, lulled = f"{width} at once, after {LULL_S:g} s without any", Run(width, Plan())
+    with suppress(BudgetSpent, Stopped):
+        for _ in range(LULLS):
+            lulled.extend(bench.run("sweep", width, width, text=text))
+            if not signs(lulled):
+                break
+    if _beyond_doubt(list(signs(lulled).values())):
+        most.become(lulled)
+        _measured(case, most)
+    else:
+        bench.lull_s = 0.0
+
+
+LULL_S = 6.5
+"""Longer than servers commonly keep an idle connection: Node and uvicorn for 5 s, by default."""
+LULLS = 2
 
 
 def _again(case: Case, run: Run) -> None:

@@ -27,6 +27,8 @@ PAIRS = "two at once, no faster than alone"
 """Name of the rung that separates overlap from rate."""
 TWINS = "two at once with the same input"
 """Name of the rung that separates data that are mixed up from whatever else overlaps."""
+SINGLES = "one at a time, as far apart"
+"""Name of the rung that tells whether pairs fail for their overlap, or for the lull before them."""
 ROUND = frozenset({*range(1, 11), 12, 15, 20, 25, 26, 28, 29, *range(30, 601, 5)})
 """Seconds that platforms take for a deadline: small whole numbers, 26, 28, 29, multiples of 5."""
 GATEWAY = frozenset({408, 504, 524, 598, 599})
@@ -329,14 +331,26 @@ def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence)
             return [("unknown", 0.5, said)]
         text = Finding(f"load does not matter much: it fails in {rate}, {here:.0%} here", "sweep")
         return [("provider-5xx", 0.6, [text, *said])]
-    pairs = next((rung for rung in evidence.ladder.rungs if rung.name == PAIRS), None)
-    apart = [Finding(f"{pairs.name}: {pairs.detail}", "isolate")] if pairs is not None else []
+    pairs, singles = (
+        next((rung for rung in evidence.ladder.rungs if rung.name == name), None)
+        for name in (PAIRS, SINGLES)
+    )
+    apart = [Finding(f"{it.name}: {it.detail}", "isolate") for it in (pairs, singles) if it]
     texts = [*_serial(evidence), *apart, *said]
+    idle: Named = []
+    if evidence.lull_s:
+        lull = f"it fails when nothing was asked for {evidence.lull_s:g} s, and hardly else"
+        idle = [("unstable-connection", 0.82, [Finding(lull, "sweep"), *texts])]
+    elif away := _turned_away(found, run, evidence):
+        idle = [("unstable-connection", 0.82, [*away, *texts])]
+    if singles is not None and singles.failures >= 2:
+        # Overlap is not what it takes.
+        return idle or [("unknown", 0.55, texts), ("unstable-connection", 0.5, texts)]
     if one.kind == "application-error":
         # Its own code met data that it did not expect, and only when requests overlap.
         return [("shared-mutable-state", 0.75, texts)]
     if pairs is not None and pairs.failures >= 2:
-        return _overlapping(pairs, evidence, texts)
+        return [*idle, *_overlapping(pairs, evidence, texts)]
     if waited_ := _gave_up_waiting(found, run, evidence):
         return [
             ("connection-pool-exhausted", 0.7, [*waited_, *texts]),
@@ -346,6 +360,7 @@ def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence)
     tries = _tried_inside(found, run)
     limited = 0.65 if tries else 0.55
     return [
+        *idle,
         *_fan_out(evidence, 0.7, texts),
         ("provider-rate-limit", limited, [*texts, *tries]),
         ("shared-mutable-state", 0.5 if pairs is None else 0.35, texts),
@@ -566,6 +581,30 @@ LEAST_WAIT = 0.4
 """Seconds below which a failure may be an answer and no wait that was given up."""
 
 
+def _turned_away(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Finding]:
+    """Failures with a gateway's status that come at once: who answers had not asked the service.
+
+    So does a gateway that meets a connection which the service has closed meanwhile, and one
+    that lets no more in; a burst right behind another tells the two apart.
+    """
+    bad = [outcome for outcome in run.outcomes if outcome.request in found]
+    usual = quantile([o.seconds for o in (evidence.alone or run).outcomes if o.ok], 0.5)
+    slowest = quantile([outcome.seconds for outcome in bad], 0.9)
+    if {_status(outcome) for outcome in bad} - BEFORE_IT or slowest > min(AT_ONCE * usual, 0.5):
+        return []
+    text = (
+        f"{len(bad)} failures come within {slowest:.2f} s, answers after {usual:.2f} s: the "
+        "service itself was not asked"
+    )
+    return [Finding(text, "outcomes")]
+
+
+BEFORE_IT = frozenset({502, 503, 504})
+"""Statuses with which what stands before a service says that it did not get through."""
+AT_ONCE = 0.2
+"""Share of the time of an answer within which nobody can have worked on a request."""
+
+
 def _tried_inside(found: Mapping[str, Sign], run: Run) -> list[Finding]:
     """Failures that take longer than answers: something inside was tried again first."""
     good = [outcome.seconds for outcome in run.outcomes if outcome.ok]
@@ -656,6 +695,9 @@ def experiments(
         slow = pace(run, quantile(fast, 0.5))
         paced = (f"one request each {slow.pace_s:g} s, overlap allowed", slow, None, False)
         return [*([(*wait, False)] if asked else []), paced]
+    if cause == "unstable-connection" and {each.kind for each in found} == {"server-error"}:
+        # What was idle for too long is found out by the first, and the second has it new.
+        return [("a burst right behind another, without a lull", Plan(behind=True), None, False)]
     if cause == "unstable-connection":
         again = ("the broken requests made again", Plan(retry=tuple(sorted(CUT))), None, False)
         return [("no connection used twice", Plan(no_reuse=True), None, False), again]
@@ -739,6 +781,7 @@ def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidenc
         "platform-timeout": 0.9,
         "unbounded-parallelism": 0.8,
         "provider-slow": 0.7,
+        "unstable-connection": 0.9,
         "event-loop-blocked": 0.85,
         "thread-pool-starvation": 0.9,
         "connection-pool-exhausted": 0.8,

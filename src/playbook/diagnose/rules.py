@@ -737,7 +737,8 @@ def _seen(suspect: Suspect) -> bool:
     return suspect.cause in DIRECT or any(item.source == "canaries" for item in suspect.evidence)
 
 
-def refuted(suspect: Suspect) -> Suspect:
-    """The suspect after an intervention that changed nothing."""
-    factor = 0.85 if _seen(suspect) else 0.3
+def refuted(suspect: Suspect, *, guessed: bool = False) -> Suspect:
+    """The suspect after an intervention that changed nothing; `guessed` says that nothing named
+    the cause."""
+    factor = 0.85 if _seen(suspect) and not guessed else 0.3
     return replace(suspect, score=round(suspect.score * factor, 3))

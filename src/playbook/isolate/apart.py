@@ -3,6 +3,7 @@
 Under load three things change at once: requests overlap, they come faster, and
 connections are new. A pair of requests at the pace of single ones overlaps and is no
 faster: if pairs fail, the overlap is what matters, and no limit on a rate can explain it.
+If single ones at the pace of the pairs fail as well, it was the lull and not the overlap.
 If pairs of equal requests do not fail, what overlaps is data: two that carry the same have
 nothing to mix up, and whatever else they may not share, they share as before.
 A request whose list is cut to one item, and that takes as long, works on its items at once.
@@ -18,7 +19,17 @@ from typing import Any
 
 from ..bench import Bench, BudgetSpent, Stopped
 from ..diagnose.facts import signs
-from ..diagnose.outside import BESIDE, FEW, ITEMS, MANY, PAIRS, TWINS, explains_itself, late
+from ..diagnose.outside import (
+    BESIDE,
+    FEW,
+    ITEMS,
+    MANY,
+    PAIRS,
+    SINGLES,
+    TWINS,
+    explains_itself,
+    late,
+)
 from ..inject import Plan
 from ..model import Ladder, Rung
 from ..runner import Run
@@ -27,7 +38,7 @@ from ..stats import quantile
 MOST_SECONDS = 12.0
 """What the pairs may take."""
 MOST_PAIRS = 12
-FEWEST_PAIRS = 4
+FEWEST_PAIRS = MOST_SINGLES = 4
 
 
 def items(bench: Bench, found: Ladder, alone: Run | None) -> Ladder:
@@ -118,7 +129,11 @@ def pairs(bench: Bench, found: Ladder, run: Run, alone: Run | None) -> Ladder:
     try:
         rung = _paired(bench, PAIRS, plan, count)
         found = replace(found, rungs=(*found.rungs, rung))
-        if rung.failures >= FEW:
+        if rung.failures < FEW:
+            return found
+        singles = _paired(bench, SINGLES, replace(plan, group=1), min(count, MOST_SINGLES))
+        found = replace(found, rungs=(*found.rungs, singles))
+        if not singles.failures:
             twins = _paired(bench, TWINS, replace(plan, alike=True), count)
             # Answers that come so fast are remembered ones: no work was shared.
             if (twins.p50_s or 0.0) > 0.5 * each:
@@ -129,14 +144,16 @@ def pairs(bench: Bench, found: Ladder, run: Run, alone: Run | None) -> Ladder:
 
 
 def _paired(bench: Bench, name: str, plan: Plan, count: int) -> Rung:
-    tried = bench.run("isolate", 2 * count, 2, plan, text=name)
+    group = plan.group
+    tried = bench.run("isolate", group * count, group, plan, text=name)
     failed = len(signs(tried))
     return Rung(
         name,
         "application",
         "failed" if failed else "ok",
-        f"{failed} of {len(tried.outcomes)} fail, two each {plan.pace_s:g} s",
-        2,
+        f"{failed} of {len(tried.outcomes)} fail, {'two' if group == 2 else 'one'} each "
+        f"{plan.pace_s:g} s",
+        group,
         len(tried.outcomes),
         failed,
         quantile([outcome.seconds for outcome in tried.outcomes if outcome.ok], 0.5),
