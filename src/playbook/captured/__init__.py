@@ -130,15 +130,20 @@ def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:
     )
 
 
-def read(path: Path | str, names: Mapping[str, str] = MappingProxyType({})) -> Captured:
+def read(
+    path: Path | str,
+    names: Mapping[str, str] = MappingProxyType({}),
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> Captured:
     """The outcomes and spans of a captured file, or of the logs in a folder; `CapturedError` if
     there are none.
 
     `names` says where a JSON record has something that its name does not tell: one of
-    `playbook.captured.fields.NAMES` to a dotted path, such as ``{"request": "ctx.rid"}``.
+    `playbook.captured.fields.NAMES` to a dotted path, such as ``{"request": "ctx.rid"}``. `known`
+    are the requests that it should tell of, by the words with which a line may name one.
     """
     path = Path(path)
-    requests = Requests(names=names)
+    requests = Requests(names=names, known=known)
     unread: list[str] = []
     if path.is_dir():
         for each in _logs_in(path):

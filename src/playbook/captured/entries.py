@@ -45,8 +45,10 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
     took = fields.seconds(*found["duration"])
     if told is not None and fields.plain(found["time"][0]).endswith(_BEGINS):
         told += took or 0.0
+    own = clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else ""
+    words = " ".join(str(each) for each in leaves.values()) if requests.known else ""
     record = Record(
-        request=clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else "",
+        request=requests.whose(own, words),
         time=told if told is not None else time,
         level=level,
         status=fields.status(found["status"][1]),

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from .. import canary
 from ..errors import classify, fault, redact
 from ..model import Fault, Link, Outcome, Span
 
+_WORD = re.compile(r"[\w-]+")
 _TOKEN = re.compile(r"[A-Za-z0-9][\w-]{3,63}")
 _DONE = re.compile(
     r"\b(?:complet|finish|succe|done\b|responded|sent\b|ended\b)|^(?:END|REPORT) RequestId",
@@ -172,6 +174,11 @@ class Requests:
     by_id: dict[str, Request] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     """Where somebody said that a thing stands: one of `fields.NAMES` to a dotted path."""
+    known: Mapping[str, str] = field(default_factory=dict)
+    """Requests that the file must be about, by any word that a line of one of them may hold: its
+    id, or the canary in its inputs."""
+    aliases: dict[str, str] = field(default_factory=dict)
+    """The file's own id of a known request, where a line holds both."""
     loose: list[Record] = field(default_factory=list)
     """Records that tell of a failure or an end, but not of which request."""
     dropped: int = 0
@@ -185,6 +192,18 @@ class Requests:
     """Fault classes of failures that carry no request id, where the requests tell of none."""
     probes: int = 0
     """Records of health checks."""
+
+    def whose(self, id: str, text: str) -> str:
+        """The request that a record is about: the known one that it names, wherever it stands in
+        `text`, and else the one of its own `id`."""
+        if not self.known or id in self.known:
+            return self.known.get(id, id)
+        words = [*_WORD.findall(text), *(found[0] for found in canary.PATTERN.finditer(text))]
+        if named := next((self.known[word] for word in words if word in self.known), ""):
+            if id:
+                self.aliases[id] = named
+            return named
+        return self.aliases.get(id, id)
 
     def add(self, record: Record) -> None:
         if record.time is not None:

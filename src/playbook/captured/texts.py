@@ -86,6 +86,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         chain = parse(message)
     chain = of_the_memory(below, chain)
     unit = (took[3] or took[1] or "s") if took else ""
+    id = requests.whose(id, text)
     record = Record(
         request=id,
         time=fields.instant(at) if at else time,

@@ -168,7 +168,9 @@ def joined(path: Path, evidence: Evidence) -> Evidence:
     from ..captured import read
 
     ours = {outcome.request for run in evidence.runs for outcome in run.outcomes}
-    captured = read(path)
+    every = [outcome for run in evidence.runs for outcome in run.outcomes]
+    names = {outcome.canary: outcome.request for outcome in every}
+    captured = read(path, known={**names, **{id: id for id in ours}})
     spans = [span for span in captured.spans if span.request in ours]
     known = [outcome for outcome in captured.outcomes if outcome.request in ours]
     inside = {span.request: Sign(span.fault, span.kind) for span in spans if span.fault}
@@ -834,7 +836,9 @@ def note(cause: str, *, logs: Path | None, joined: bool, others: Sequence[Suspec
         return f"{logs} was joined by request id"
     text = _SETTLES.get(cause, _ELSE)
     if logs is not None:
-        text = f"no line of {logs} carries one of our request ids (x-request-id); {text}"
+        text = (
+            f"no line of {logs} names one of our requests (by x-request-id, or its input); {text}"
+        )
     elif text is not _ELSE:
         text += "; give the log with --logs (its lines carry our x-request-id)"
     near = [each.cause for each in others if each.cause != cause and each.score >= 0.3]
