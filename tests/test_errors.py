@@ -813,3 +813,25 @@ def test_a_folder_that_crewai_cannot_make_is_its_storage(
     with pytest.raises(OSError, match="file") as own:
         (file / "below").mkdir()
     assert classify(own.value).kind != "storage-not-writable"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("no shelf mark for R-102", "no shelf mark for R-7"),
+        ("request_id=r71tu56-15 waiting=0", "request_id=r71tu56-16 waiting=61"),
+        ("no file '/tmp/graz-abcd/visitor.txt'", "no file '/tmp/graz-efgh/visitor.txt'"),
+        ("took 12.5s of 30s", "took 13.25s of 30s"),
+    ],
+)
+def test_messages_that_differ_by_an_id_are_one(one: str, other: str) -> None:
+    assert errors.alike(one) == errors.alike(other)
+    assert errors.counted([one, other, "another"]) == [(one, 2), ("another", 1)]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("answered 502", "answered 504"), ("no shelf mark", "no shelf"), ("'mark'", "'marker'")],
+)
+def test_messages_that_say_other_things_stay_apart(one: str, other: str) -> None:
+    assert errors.alike(one) != errors.alike(other)

@@ -709,6 +709,16 @@ def test_shared_objects_are_not_accused_of_what_others_do() -> None:
     assert accused(found, alone()) == {"provider-rate-limit"}
 
 
+def test_errors_of_its_own_only_when_requests_overlap_point_to_what_they_share() -> None:
+    """A file, a variable, a service behind a log: nothing of it can be seen in two requests."""
+    broken = run([outcome(name, LOST) for name in each()])
+    few = run([outcome(each(2)[0], LOST), *(outcome(name) for name in each(9, "w"))])
+    assert first(broken, alone()) == "shared-mutable-state"
+    assert "shared-mutable-state" not in accused(few, alone())  # chance
+    one = run([outcome("a", LOST), *(outcome(name) for name in each(9, "w"))], width=1)
+    assert "shared-mutable-state" not in accused(broken, one)
+
+
 def test_a_shared_tool_that_keeps_nothing_is_not_accused() -> None:
     found = run([outcome(name, LOST) for name in each()], shares=[share("tool", "read")])
     assert "shared-mutable-state" not in accused(found, alone())

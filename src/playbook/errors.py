@@ -51,6 +51,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from errno import errorcode
@@ -605,6 +606,25 @@ _NAME = re.compile(
 )
 _VALUE = re.compile(r"""(\\*["'])(?P<quoted>(?:(?!\1).)+)|[^\s"'&,;(){}\[\]<>\\]+""")
 _NOT_SECRET = _words("none null true false undefined str string ...")
+
+
+_VARIES = re.compile(r"/tmp/[^\s'\"),;]+|(?<![\w.])(?![45]\d\d\b)[\w.:-]*\d[\w.:-]*")
+"""Names of temporary files, and words with a digit: ids, counts, times. A status is none."""
+
+
+def alike(text: str) -> str:
+    """What messages have in common that differ only by an id, a number or a temporary name."""
+    return _VARIES.sub("#", text)
+
+
+def counted(texts: Iterable[str]) -> list[tuple[str, int]]:
+    """Each kind of message (see `alike`) as it first stood, and how often it came, the most
+    frequent first."""
+    first: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    for text in texts:
+        times[first.setdefault(alike(text), text)] += 1
+    return times.most_common()
 
 
 def redact(text: str) -> str:

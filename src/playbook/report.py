@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from . import show
-from .errors import redact
+from .errors import alike, redact
 from .model import Outcome, Record, Span, Sweep, Verdict
 from .sweep import name
 
@@ -187,6 +187,7 @@ def _code(cause: Any) -> Iterator[tuple[str, str, str]]:
 def _faults(outcomes: Sequence[Outcome]) -> list[tuple[int, str, str, str]]:
     """Requests, class, layer and message of each distinct failure, the most frequent first."""
     seen: Counter[tuple[str, str, str]] = Counter()
+    first: dict[str, str] = {}
     for outcome in outcomes:
         if outcome.foreign:
             where, words = "application", "another request's data was seen in it"
@@ -195,7 +196,7 @@ def _faults(outcomes: Sequence[Outcome]) -> list[tuple[int, str, str, str]]:
         else:
             where, words = "platform", "it ended well, but later than the deadline allows"
         if outcome.failed:
-            seen[name(outcome), where, words] += 1
+            seen[name(outcome), where, first.setdefault(alike(words), words)] += 1
     rows = [(number, *key) for key, number in sorted(seen.items(), key=lambda i: (-i[1], i[0]))]
     if len(rows) > MOST_FAULTS:
         rest = rows[MOST_FAULTS:]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import BROKEN, classify, parse
+from ..errors import BROKEN, classify, counted, parse
 from ..inject import Plan
 from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
@@ -477,10 +477,7 @@ def _words(found: Mapping[str, Sign], run: Run, one: Sign) -> list[Finding]:
         for outcome in run.outcomes
         if outcome.fault is not None and found.get(outcome.request) == one
     ]
-    return [
-        Finding(f"{times} × {text[:160]}", "outcomes")
-        for text, times in Counter(said).most_common(1)
-    ]
+    return [Finding(f"{times} × {text[:160]}", "outcomes") for text, times in counted(said)[:1]]
 
 
 def _asked(run: Run) -> list[Finding]:
@@ -658,10 +655,10 @@ def _logged(
 
 def _quoted(found: Mapping[str, Sign], evidence: Evidence) -> list[Finding]:
     """What the log says of the failing requests most often."""
-    said = Counter(evidence.said[name] for name in found if name in evidence.said)
+    said = counted(evidence.said[name] for name in found if name in evidence.said)
     return [
         Finding(f"the log says of {times} of {len(found)} failing requests: {text[:160]}", "logs")
-        for text, times in said.most_common(1)
+        for text, times in said[:1]
     ]
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from ..errors import counted
 from ..model import Count, Fault, Finding, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
@@ -18,6 +19,7 @@ from . import catalogue, outside
 from .crossings import crossings
 from .facts import (
     ELSEWHERE,
+    LIBRARIES,
     OWN,
     Evidence,
     Sign,
@@ -374,10 +376,7 @@ def _own_call(sign: Sign, run: Run) -> Named:
 def _samples(run: Run) -> list[Finding]:
     """What the failures themselves say."""
     said = [_in_words(o.fault) for o in run.outcomes if o.fault is not None]
-    return [
-        Finding(f"{times} × {text[:200]}", "outcomes")
-        for text, times in Counter(said).most_common(2)
-    ]
+    return [Finding(f"{times} × {text[:200]}", "outcomes") for text, times in counted(said)[:2]]
 
 
 def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
@@ -397,12 +396,18 @@ def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
     return found
 
 
+def _of_its_own(type_: str) -> bool:
+    """Is it a class of the target's own, whose name may say more than its words?"""
+    root, dot, _ = type_.partition(".")
+    return bool(dot) and root not in LIBRARIES and root not in ("builtins", "asyncio", "concurrent")
+
+
 def _in_words(fault: Fault) -> str:
     """The message; of a KeyError it is a key and nothing more, and a status says nothing of why."""
     text = fault.message or fault.kind
     said = next((it for it in fault.chain if it.message == fault.message), None)
-    if said is not None and said.type == "KeyError":
-        return f"KeyError: {text}"
+    if said is not None and (said.type == "KeyError" or _of_its_own(said.type)):
+        return f"{said.type.rpartition('.')[2]}: {text}"
     if said is not None and said.type == "HTTPResponse" and fault.chain[-1] is not said:
         below = fault.chain[-1]
         return f"{below.type.rpartition('.')[2]}: {below.message}; {text}"
@@ -686,6 +691,12 @@ def _shared_state(
     if cause not in scores and own and (overlap or beside):
         scores[cause] = own / len(found)
         findings[cause] = []
+    unseen = not run.shares and _only_overlapping(run, alone)
+    if cause not in scores and unseen and kinds["application-error"]:
+        # Its own code met data that it did not expect; a variable, a file or a log's service is
+        # no object that could be seen in two requests.
+        scores[cause] = 0.6 * kinds["application-error"] / len(found)
+        findings[cause] = _samples(run)
     if cause not in scores:
         return
     # Whatever else fails in requests that share objects is likely the same thing.
@@ -720,6 +731,13 @@ def _shared_state(
         text = f"{more:.1f} more handlers on CrewAI's event bus with each request"
         texts.append(Finding(f"{text}: each hears the events of all requests", "process"))
     texts += crossings(run)[:2]
+
+
+def _only_overlapping(run: Run, alone: Run | None) -> bool:
+    """Beyond chance, does none fail one at a time?"""
+    if alone is None or run.concurrency == 1 or any(outcome.failed for outcome in alone.outcomes):
+        return False
+    return fell(failed(run), failed(alone)) < 0.05
 
 
 BROADLY = 0.9
