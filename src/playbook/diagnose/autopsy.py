@@ -12,7 +12,7 @@ from ..captured import read
 from ..inject import Plan
 from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
-from . import catalogue
+from . import catalogue, differs
 from .facts import Evidence, masked, signs
 from .judge import FEW, failing
 from .rules import layer_of, suspects
@@ -53,6 +53,9 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         late = _deadline(found.outcomes)
         if late and not (ranked[0].score >= late[0].score and ranked[0].cause != "unknown"):
             ranked = [*late, *(each for each in ranked if each.cause != late[0].cause)]
+        if ranked[0].cause == "unknown":
+            known = replace(ranked[0], evidence=(*ranked[0].evidence, *differs.between(run)))
+            ranked = [*differs.loops(run), known, *ranked[1:]]
         note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"

@@ -16,7 +16,7 @@ from ..model import Count, Finding, Proof, Result, Suspect, Verdict
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile, wilson
 from ..sweep import FULL, row
-from . import outside
+from . import differs, outside
 from .facts import STALLS, Evidence, Sign, fingerprints, masked, signs
 from .inputs import which_inputs
 from .leak import leak, suspected
@@ -133,7 +133,7 @@ def judge(case: Case) -> Verdict:
     ranked.sort(key=lambda item: -item.score)
     if ranked and (uneven_ := which_inputs(runs)):
         ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *uneven_))
-    ranked = _with_lines(case, ranked)
+    ranked = _with_lines(case, _told_apart(ranked, run))
     first = ranked[0]
     if first.score < 0.3 and proof is None:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
@@ -148,6 +148,14 @@ def judge(case: Case) -> Verdict:
         told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
         note = "; ".join(text for text in (note, told, refused) if text)
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
+
+
+def _told_apart(ranked: list[Suspect], run: Run) -> list[Suspect]:
+    """Where nobody is known, what sets the failing requests apart is told."""
+    first, *others = ranked
+    if first.cause != "unknown":
+        return ranked
+    return [replace(first, evidence=(*first.evidence, *differs.between(run))), *others]
 
 
 def _reduced(case: Case, *, alone: bool) -> str:

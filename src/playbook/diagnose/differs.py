@@ -1,0 +1,117 @@
+"""What do the requests that fail have that the others have not?
+
+Nothing is known of the target here: how often a request does each thing, and what its spans
+carry as attributes, is compared between the two. What is told holds beyond chance for as many
+things as were looked at (Fisher's exact test, Bonferroni 1936).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..errors import alike
+from ..model import Count, Finding, Span, Suspect
+from ..runner import Run
+from ..stats import fell, quantile
+from .facts import by_request, place
+
+ALPHA = 0.01
+MOST = 2
+"""Differences of each kind that are told."""
+LONG = 60
+"""Characters from which a value is a text, and no kind of requests."""
+LEAST = 3
+"""Requests that must have a thing in common before it is looked at."""
+_COST = ("usage", "token", "duration", "took")
+"""Parts of attributes that say what it cost, which follows from what was done."""
+_OUTCOME = ("http.response.status_code", "http.status_code", "error", "exception", "status")
+"""Beginnings of attributes that say how it ended, which is known."""
+LOOPS = 5
+"""Runs of one tool in the middle failing request from which it is a loop."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Trait:
+    """One thing that requests may have in common."""
+
+    about: str
+    counts: bool
+    """It is how often a thing is done, and no attribute."""
+    least: int
+    text: str
+
+
+def between(run: Run) -> list[Finding]:
+    """The clearest differences between requests of a run that fail and that do not: how often
+    they do a thing, and what their spans carry."""
+    bad = {outcome.request for outcome in run.outcomes if outcome.failed}
+    good = {outcome.request for outcome in run.outcomes} - bad
+    if not bad or not good:
+        return []
+    having: dict[_Trait, set[str]] = defaultdict(set)
+    for request, spans in by_request(run.spans).items():
+        for trait in _traits(spans):
+            having[trait].add(request)
+    common = {trait: who for trait, who in having.items() if len(who) >= LEAST}
+    sure = []
+    for trait, who in common.items():
+        here, there = Count(len(bad), len(who & bad)), Count(len(good), len(who & good))
+        p_value = fell(here, there) * len(common)
+        if p_value < ALPHA:
+            told = (
+                f"{trait.text}: {here.failures} of {here.attempts} that fail, {there.failures} of "
+                f"{there.attempts} that do not"
+            )
+            sure.append((p_value, -trait.least, trait, told))
+    found: dict[bool, dict[str, Finding]] = {True: {}, False: {}}
+    for _, _, trait, told in sorted(sure):
+        found[trait.counts].setdefault(trait.about, Finding(told, "spans"))
+    return [each for kind in (True, False) for each in list(found[kind].values())[:MOST]]
+
+
+def _traits(spans: Sequence[Span]) -> Iterator[_Trait]:
+    inner = [span for span in spans if span.kind != "request"]
+    for name, number in Counter(map(_named, inner)).items():
+        least = 1
+        while least <= number:  # at least 1, 2, 4, 8 … of it
+            yield _Trait(name, True, least, f"{least} and more × {name}" if least > 1 else name)
+            least *= 2
+    for span in spans:
+        for key, value in span.attributes.items():
+            plain = isinstance(value, str | bool | int) and not key.startswith("playbook.")
+            cost = any(part in key for part in _COST)
+            if plain and not cost and not key.startswith(_OUTCOME) and len(str(value)) < LONG:
+                about = f"{_named(span)}: {key}"
+                yield _Trait(about, False, 1, f"{about} = {value}")
+
+
+def _named(span: Span) -> str:
+    return f"{span.kind} {alike(span.name) if span.kind == 'http' else span.name}"
+
+
+def loops(run: Run) -> list[Suspect]:
+    """One tool, run far more often in the requests that fail."""
+    from .rules import layer_of
+
+    spans = by_request(run.spans)
+    names = {place(span) for span in run.spans if span.kind == "tool"}
+    for name in sorted(names):
+        often: dict[bool, list[float]] = {True: [], False: []}
+        for outcome in run.outcomes:
+            tools = [span for span in spans.get(outcome.request, ()) if span.kind == "tool"]
+            times = sum(place(span) == name for span in tools)
+            often[outcome.failed].append(times)
+        bad, good = (quantile(often[failed], 0.5) for failed in (True, False))
+        many = [
+            Count(len(often[failed]), sum(times > (bad + good) / 2 for times in often[failed]))
+            for failed in (True, False)
+        ]
+        if bad >= LOOPS and bad >= 3 * max(good, 1) and fell(many[0], many[1]) < ALPHA:
+            text = (
+                f"{name.removeprefix('tool:')} runs {bad:.0f} times in a request that fails, "
+                f"{good:.0f} in one that does not"
+            )
+            return [Suspect("agent-loop", layer_of("agent-loop"), 0.6, (Finding(text, "spans"),))]
+    return []
