@@ -282,6 +282,54 @@ def test_a_service_that_does_not_recover_has_something_taken_from_it(
         assert outside.unrecovered([served(after, 1, "c")], ill) == []  # it failed so before
 
 
+def test_threads_that_ended_in_the_log_are_why_a_service_does_not_recover(tmp_path: Path) -> None:
+    alone, loaded = served(ALONE, 1, "a"), served(many(Ask(504, seconds=12.0)), 10)
+    log = tmp_path / "service.log"
+    log.write_text(
+        "2026-01-31 12:00:00,500 INFO desk request_id=a0 status=200 took 0.2s\n"
+        "Exception in thread reader-3:\nTraceback (most recent call last):\n"
+        "httpx.ReadTimeout: timed out\n"
+        "Exception in thread reader-1:\nTraceback (most recent call last):\n"
+        "httpx.ReadTimeout: timed out\n"
+    )
+    plain = Evidence(Sweep(), [alone, loaded])
+    after = served(many(Ask(504, seconds=12.0), 3), 1, "c")
+    found = outside.unrecovered([after], plain)
+    assert found[0].cause == "connection-pool-exhausted"
+    first, *_ = outside.unrecovered([after], outside.joined(log, plain))
+    assert first.cause == "worker-exit"
+    assert "2 threads ended with an exception: reader-3, reader-1" in first.evidence[0].finding
+
+
+@pytest.mark.parametrize(
+    ("ask", "open_"),
+    [
+        (ERROR, True),
+        (Ask(504, seconds=12.0), True),
+        (GONE, False),
+        (replace(OK, foreign=("r9",)), False),
+    ],
+)
+def test_whether_it_recovers_is_asked_where_that_is_open(ask: Ask, open_: bool) -> None:
+    assert outside.can_recover(served(many(ask), 10)) is open_
+
+
+def test_a_log_is_joined_by_our_ids_wherever_they_stand(tmp_path: Path) -> None:
+    """Bare in a line, under another name, or by the canary in what the service says."""
+    run = served([*many(AWAY, 4), *many(OK, 6)], 10)
+    canary = run.outcomes[2].canary
+    log = tmp_path / "edge.log"
+    log.write_text(
+        "2026-01-31 12:00:00,500 ERROR edge /triage r0 502 0.116 upstream: [Errno 32] Broken pipe\n"
+        "2026-01-31 12:00:00,501 ERROR edge /triage r1 502 0.116 upstream: [Errno 32] Broken pipe\n"
+        f"2026-01-31 12:00:00,502 ERROR edge [rid=zz81e2a] of {canary}: [Errno 32] Broken pipe\n"
+        "2026-01-31 12:00:00,503 ERROR edge /triage theirs-7 502 0.1 upstream: refused\n"
+    )
+    evidence = outside.joined(log, Evidence(Sweep(), [served(ALONE, 1, "a"), run]))
+    assert evidence.joined == 3
+    assert {evidence.inner[name] for name in ("r0", "r1", "r2")} == {Sign("reset")}
+
+
 def test_less_load_alone_makes_nobody_sure() -> None:
     run = served([*many(ERROR, 6), *many(OK, 4)], 10)
     evidence = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(0),)))

@@ -70,6 +70,8 @@ class Evidence:
     """The error in that log of a request, by its id."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
     """Fault classes in that log of failures that carry no request's id."""
+    ended: Sequence[str] = ()
+    """Threads that an exception ended, as that log tells."""
     joined: int = 0
     """Requests of ours that the log knows by their id."""
     logged: Sequence[Span] = ()

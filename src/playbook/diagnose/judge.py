@@ -82,13 +82,7 @@ def judge(case: Case) -> Verdict:
     """Run what is missing, try the likeliest causes by intervention, and say what is known."""
     runs = case.runs()
     refused = _refused(case, runs) if case.spec.kind == "http" else ""
-    run = failing(runs)
-    if run is None and (doubtful := _doubtful(runs)) is not None:
-        _again(case, doubtful)
-        run = failing(runs)
-    if run is None and case.spec.kind == "http":
-        _after_a_lull(case, runs)
-        run = failing(runs)
+    run = _sought(case, runs)
     if run is None:
         # Of a service only our own client's process could be measured.
         found = None if case.spec.kind == "http" else _leak(case, runs)
@@ -107,8 +101,10 @@ def judge(case: Case) -> Verdict:
     proof: Proof | None = None
     ranked: list[Suspect] = []
     tried: dict[str, Trial] = {}
+    dead: list[Suspect] = []
     try:
-        if case.step("ladder") is None:
+        dead = _dead(case, runs, run)
+        if case.step("ladder") is None and not dead:
             case.isolate()
         if not case.bench.kind:
             # A case that goes on: this process has seen nothing of the target yet, neither
@@ -122,8 +118,12 @@ def judge(case: Case) -> Verdict:
             kinds, evidence = signs(run), evidence_of(case, runs)
             ranked = suspects(kinds, run, evidence)
         same = fingerprints(run, hidden=hidden)
-        ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
-        if outside.seen(run):
+        if dead:
+            # Whatever is tried now meets what is broken already.
+            ranked = _each_once([*dead, *(replace(it, score=min(it.score, 0.4)) for it in ranked)])
+        else:
+            ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
+        if outside.seen(run) and not dead:
             ranked = outside.sure(ranked, kinds, evidence)
             later = [trial.during for trial in tried.values() if proof is None]
             ranked = _each_once([*outside.unrecovered(later, evidence), *ranked])
@@ -148,6 +148,31 @@ def judge(case: Case) -> Verdict:
         told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
         note = "; ".join(text for text in (note, told, refused) if text)
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
+
+
+def _sought(case: Case, runs: Sequence[Run]) -> Run | None:
+    """The run to investigate, looked for once more where the sweep shows none for sure."""
+    run = failing(runs)
+    if run is None and (doubtful := _doubtful(runs)) is not None:
+        _again(case, doubtful)
+        run = failing(runs)
+    if run is None and case.spec.kind == "http":
+        _after_a_lull(case, runs)
+        run = failing(runs)
+    return run
+
+
+def _dead(case: Case, runs: Sequence[Run], run: Run) -> list[Suspect]:
+    """Does a service that answered one request at a time do so no more, now that it was under
+    load?"""
+    alone = next((each for each in runs if each.concurrency == 1), None)
+    if alone is None or signs(alone) or run.concurrency == 1 or not outside.seen(run):
+        return []
+    if case.bench.lull_s or not outside.can_recover(run):
+        return []
+    text = "one at a time, after the load: does it recover?"
+    after = case.bench.run("isolate", outside.FEW, 1, text=text)
+    return outside.unrecovered([after], evidence_of(case, runs))
 
 
 def _told_apart(ranked: list[Suspect], run: Run) -> list[Suspect]:

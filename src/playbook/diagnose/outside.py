@@ -9,6 +9,7 @@ What neither can tell is said in the verdict's note, with what would settle it.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -184,7 +185,22 @@ def joined(path: Path, evidence: Evidence) -> Evidence:
         unclaimed=captured.unclaimed,
         joined=len(known),
         logged=spans,
+        ended=_ended_threads(path),
     )
+
+
+def _ended_threads(path: Path) -> tuple[str, ...]:
+    """Threads of which a log says that an exception ended them, as Python does on its own."""
+    if not path.is_file():
+        return ()
+    with path.open("rb") as file:
+        text = file.read(MOST_OF_A_LOG).decode("utf-8", "replace")
+    return tuple(dict.fromkeys(_THREAD_ENDED.findall(text)))
+
+
+_THREAD_ENDED = re.compile(r"^Exception in thread ([\w.-]+)", re.M)
+MOST_OF_A_LOG = 20_000_000
+"""Bytes of a log that are searched for threads that ended."""
 
 
 _VAGUE = frozenset({"unknown", "server-error", "timeout", "connection-error"})
@@ -734,6 +750,12 @@ _NEEDS_LOAD = frozenset(
 """Causes that one request at a time does not meet."""
 
 
+def can_recover(run: Run) -> bool:
+    """Is it open whether the service that failed so serves the next request?"""
+    kinds = {each.kind for each in signs(run).values()}
+    return not kinds & {"crossed", "hung", "worker-died", *CONNECT}
+
+
 def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
     """Does it fail one at a time as well, now that it was under load, and did not before?
 
@@ -747,20 +769,27 @@ def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
     if alone is None or after is None or min(len(alone.outcomes), len(after.outcomes)) < FEW:
         return []
     before, now = failed(alone), failed(after)
-    if _share(after) < 0.8 or fell(now, before) >= 0.01:
+    if _share(after) < 0.8 or fell(now, before) >= 0.03:
         return []
     text = (
         f"one at a time {now.failures} of {now.attempts} fail now, {before.failures} of "
-        f"{before.attempts} did before the load: it does not recover, so what a request takes (a "
-        "connection of a pool, a worker, a descriptor) is not given back"
+        f"{before.attempts} did before the load: it does not recover, so what serves a request (a "
+        "connection of a pool, a worker, a descriptor) was used up, or has ended"
     )
     kinds = {each.kind for each in signs(after).values()}
     waits = bool(kinds & {"deadline", "hung", "read-timeout", "timeout", "pool-timeout"})
-    causes = ("connection-pool-exhausted", "resource-leak")
-    first, second = causes if waits else causes[::-1]
+    causes: tuple[str, ...] = ("connection-pool-exhausted", "worker-exit", "resource-leak")
+    causes = causes if waits else causes[::-1]
+    findings = [Finding(text, "prove")]
+    if ended := evidence.ended:
+        # What worked on the requests died one by one: the log has the end of each.
+        causes = ("worker-exit", *(each for each in causes if each != "worker-exit"))
+        told = f"{len(ended)} threads ended with an exception: {', '.join(ended[:4])}"
+        findings.insert(0, Finding(told, "logs"))
+    scores = (0.75 if ended else 0.6, 0.45, 0.4)
     return [
-        Suspect(cause, layer_of(cause), score, (Finding(text, "prove"),))
-        for cause, score in ((first, 0.6), (second, 0.45))
+        Suspect(cause, layer_of(cause), score, tuple(findings))
+        for cause, score in zip(causes, scores, strict=True)
     ]
 
 
