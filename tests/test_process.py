@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import os
 import threading
 import time
 from pathlib import Path
 
+import pytest
 from conftest import until
 
 from playbook.observe.process import LOOK, Watch
+from playbook.runner import STATS
 
 HERE = str(Path(__file__))
 
@@ -86,3 +89,33 @@ def test_what_mostly_holds_the_loop_is_told_and_not_what_does_at_the_end() -> No
     watch.stop()
     assert watch.stall["stack"][-1].split(" in ")[0].startswith(threading.__file__)
     assert watch.stall["seconds"] > 1.0
+
+
+def test_what_is_one_for_the_whole_process_is_seen_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VISITOR", "0")
+    quiet = Watch()
+    assert until(lambda: quiet.looked > 1, 5)
+    assert {name: quiet.stop()[name] for name in ("cwd_changes", "env_changes")} == {
+        "cwd_changes": 0,
+        "env_changes": 0,
+    }
+    watch = Watch()
+    for number in range(3):
+        seen = watch.looked
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        os.chdir(folder)
+        os.environ["VISITOR"] = f"visitor {number}"
+        assert until(lambda: watch.looked > seen + 1, 5)  # noqa: B023 - awaited at once
+    folder.rmdir()  # the last one, with us in it
+    seen = watch.looked
+    assert until(lambda: watch.looked > seen + 1, 5)
+    stats = watch.stop()
+    assert (stats["cwd_changes"], stats["env_changes"]) == (4, 3)
+
+
+def test_nothing_that_is_measured_is_lost_on_its_way() -> None:
+    assert set(Watch().stop()) <= set(STATS)

@@ -350,3 +350,15 @@ def test_the_script_is_found_wherever_it_was_written(record, tmp_path, monkeypat
         "minimal script ("
         not in report.markdown(gone).lower().split("## settings")[0].split("decision")[-1]
     )
+
+
+def test_what_an_experiment_has_ruled_out_stands_before_the_common_advice(record):
+    from playbook.diagnose.judge import NO_OBJECT
+
+    plain = record.verdict.ranked[0]
+    tried = replace(plain, evidence=(*plain.evidence, NO_OBJECT))
+    known = replace(record, verdict=replace(record.verdict, ranked=(tried,)))
+    for make in (report.markdown, report.html):
+        told, usual = make(known), make(record)
+        assert told.index("Each request had its own crew") < told.index("Request-scoped")
+        assert "Each request had its own crew" not in usual

@@ -719,6 +719,19 @@ def test_errors_of_its_own_only_when_requests_overlap_point_to_what_they_share()
     assert "shared-mutable-state" not in accused(broken, one)
 
 
+@pytest.mark.parametrize("stat", ["cwd_changes", "env_changes"])
+def test_what_is_one_for_the_whole_process_is_shared_as_well(stat: str) -> None:
+    broken = [Link("FileNotFoundError", "No such file or directory: 'visitor.txt'")]
+
+    def served(times: float, width: int = WIDTH) -> Run:
+        outcomes = [outcome(name, broken) for name in each()]
+        return run(outcomes, width=width, stats={stat: times})
+
+    assert first(served(24.0), alone()) == "shared-mutable-state"
+    assert "shared-mutable-state" not in accused(served(1.0), alone())  # once and for all
+    assert "shared-mutable-state" not in accused(served(24.0, width=1))
+
+
 def test_a_shared_tool_that_keeps_nothing_is_not_accused() -> None:
     found = run([outcome(name, LOST) for name in each()], shares=[share("tool", "read")])
     assert "shared-mutable-state" not in accused(found, alone())

@@ -120,6 +120,7 @@ def _page(record: Record) -> dict[str, Any]:
         "headline": _headline(verdict, cause),
         "summary": _summary(_sweep(record)),
         "cause": cause,
+        "ruled_out": _ruled_out(verdict),
         "code": list(_code(cause)),
         "sheets": sheets,
         "faults": _faults(record.outcomes),
@@ -127,6 +128,17 @@ def _page(record: Record) -> dict[str, Any]:
         "unknown": _unknown(record),
         "when": _when(record.outcomes),
     }
+
+
+def _ruled_out(verdict: Verdict | None) -> str:
+    """What an experiment has shown to be no part of it, to be read before the common advice."""
+    if verdict is None or not verdict.ranked:
+        return ""
+    from .diagnose.judge import NO_OBJECT
+
+    told = [found.finding for found in verdict.ranked[0].evidence]
+    text = NO_OBJECT.finding
+    return f"{text[:1].upper()}{text[1:]}." if text in told else ""
 
 
 def _sweep(record: Record) -> Sweep:

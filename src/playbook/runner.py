@@ -31,7 +31,7 @@ LOOK_SECONDS = 0.1
 STATS = (
     *("cpu", "cpu_wait", "throttled", "stall_s", "stall_p95_s", "loop_lag_s"),
     *("objects", "threads", "descriptors", "event_handlers", "memory", "memory_growth", "cpu_s"),
-    *("beside_alone_s", "beside_s"),
+    *("cwd_changes", "env_changes", "beside_alone_s", "beside_s"),
 )
 SUMS = ("memory_growth", "cpu_s")
 """Those of them that grow with every request."""

@@ -292,6 +292,8 @@ def _try(
             tried.setdefault(suspect.cause, trial)
             if not trial.accepted:
                 missed.append(Finding(trial.told, "prove"))
+                if intervention.plan.fresh:
+                    missed.append(NO_OBJECT)
                 if intervention.joins:
                     alone.setdefault(index, intervention)  # its most specific one
                 continue
@@ -342,6 +344,12 @@ def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
     ]
 
 
+NO_OBJECT = Finding(
+    "each request had its own crew, agents, tasks and tools then: what it shares is something else "
+    "(a module's variable, a class attribute, a file or a reference with one name, the working "
+    "directory, an environment variable)",
+    "prove",
+)
 SECOND = 0.6
 """The most that is said of a cause that shows once another is taken away, and is not tried."""
 

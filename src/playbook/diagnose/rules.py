@@ -697,8 +697,13 @@ def _shared_state(
         # no object that could be seen in two requests.
         scores[cause] = 0.6 * kinds["application-error"] / len(found)
         findings[cause] = _samples(run)
+    process_wide = _of_the_process(run) if clean_alone and run.concurrency > 1 else []
+    if process_wide and cause not in scores and kinds["unknown"] + kinds["application-error"]:
+        scores[cause] = 0.7
+        findings[cause] = []
     if cause not in scores:
         return
+    findings[cause] += process_wide
     # Whatever else fails in requests that share objects is likely the same thing.
     involved = {name for item in run.shares for name in item["requests"]}
     if not run.shares:  # a log does not tell who shares; what fails beside a mix-up does
@@ -731,6 +736,24 @@ def _shared_state(
         text = f"{more:.1f} more handlers on CrewAI's event bus with each request"
         texts.append(Finding(f"{text}: each hears the events of all requests", "process"))
     texts += crossings(run)[:2]
+
+
+def _of_the_process(run: Run) -> list[Finding]:
+    """What requests change that is one for all of them."""
+    told = {
+        "cwd_changes": "the working directory changed {:.0f} times: os.chdir goes for all requests",
+        "env_changes": "environment variables changed {:.0f} times: they are those of all requests",
+    }
+    times = {name: run.stats.get(name, 0.0) for name in told}
+    return [
+        Finding(text.format(times[name]), "process")
+        for name, text in told.items()
+        if times[name] >= FEW_CHANGES
+    ]
+
+
+FEW_CHANGES = 3
+"""Changes that a target may make once and for all, as it begins to work."""
 
 
 def _only_overlapping(run: Run, alone: Run | None) -> bool:

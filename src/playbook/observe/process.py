@@ -89,6 +89,21 @@ def _event_handlers() -> int:
     return sum(len(handlers) for each in kinds for handlers in list(each.values()))
 
 
+def _place() -> str:
+    """The working directory, which is one for all requests of the process."""
+    try:
+        return os.getcwd()
+    except OSError:  # somebody has deleted it
+        return ""
+
+
+def _environment() -> int:
+    """What the environment variables are, in a number."""
+    with suppress(RuntimeError):  # it changes while it is read
+        return hash(frozenset(os.environ.items()))
+    return 0
+
+
 def _descriptors() -> int:
     """Open descriptors of this process; 0 where nobody can tell."""
     for place in ("/proc/self/fd", "/dev/fd"):
@@ -116,6 +131,8 @@ class Watch:
         """When the event loop last ran (`time.perf_counter`); 0 while nobody tells."""
         self.stall: dict[str, Any] = {}
         """The longest stall of the loop: ``seconds``, and the ``stack`` that mostly held it."""
+        self.looked = 0
+        """How often it has looked at the process."""
         self._since = 0.0
         self._holders: Counter[tuple[str, str]] = Counter()
         self._loop = threading.get_ident()
@@ -124,6 +141,8 @@ class Watch:
             self._tasks = asyncio.get_running_loop()
         self._stood: Counter[str] = Counter()
         self._looks = 0
+        self._here, self._moves = _place(), 0
+        self._variables, self._sets = _environment(), 0
         self._memory = _memory()
         self._waited, self._periods = cores.waited(), cores.periods()
         self._stop = threading.Event()
@@ -139,6 +158,11 @@ class Watch:
             self._stop.wait(TICK)
             self._stalls.append(time.perf_counter() - before - TICK)
             self._look()
+            if (here := _place()) != self._here:
+                self._here, self._moves = here, self._moves + 1
+            if (now := _environment()) != self._variables:
+                self._variables, self._sets = now, self._sets + 1
+            self.looked += 1
             if time.perf_counter() - self._began > LOOK * (self._looks + 1):
                 self._see()
 
@@ -180,8 +204,9 @@ class Watch:
 
     def stop(self) -> dict[str, Any]:
         """CPU seconds per second and in all, seconds per second that threads waited for a core,
-        the share of the container's periods in which its quota was used up, longest and 95th
-        percentile stall in seconds, and what is held: objects of the garbage collector, threads,
+        the share of the container's periods in which its quota was used up, how often the working
+        directory and the environment variables were seen to change, longest and 95th percentile
+        stall in seconds, and what is held: objects of the garbage collector, threads,
         open descriptors, handlers of CrewAI's events, resident memory (bytes) and how much of it
         came since the start."""
         self.beat = 0.0
@@ -198,6 +223,8 @@ class Watch:
             "cpu_s": used,
             "cpu_wait": max(waited, 0.0) / seconds,
             "throttled": spent / max(had, 1),
+            "cwd_changes": self._moves,
+            "env_changes": self._sets,
             "stall_s": max(stalls[-1], 0.0),
             "stall_p95_s": max(stalls[int(len(stalls) * 0.95)], 0.0),
             "objects": len(gc.get_objects()),
