@@ -835,3 +835,16 @@ def test_messages_that_differ_by_an_id_are_one(one: str, other: str) -> None:
 )
 def test_messages_that_say_other_things_stay_apart(one: str, other: str) -> None:
     assert errors.alike(one) != errors.alike(other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RuntimeError: cannot reuse already awaited coroutine",  # an lru_cache on an async def
+        "RuntimeError: coroutine is being awaited already",
+        "Cannot convert undefined or null to object",
+        "undefined is not iterable (cannot read property Symbol(Symbol.iterator))",
+    ],
+)
+def test_what_only_the_targets_own_code_can_do_wrong(text: str) -> None:
+    assert errors.classify(errors.parse(text)).kind == "application-error"

@@ -389,7 +389,9 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         (
             "application-error",
             r"Cannot (?:read|set) propert(?:y|ies)|is not a function|'NoneType' object"
-            r"|changed size during iteration|mutated during iteration|not in list",
+            r"|changed size during iteration|mutated during iteration|not in list"
+            r"|already awaited coroutine|coroutine is being awaited already"
+            r"|undefined or null to object|(?:undefined|null) is not iterable",
         ),
         ("lock-timeout", r"\bLockException\b|could not (?:acquire|obtain) lock"),
         (

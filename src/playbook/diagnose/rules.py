@@ -653,7 +653,7 @@ _THE_LOCK = ("lock_store.py", "portalocker")
 
 def _stood(run: Run) -> list[Finding]:
     """Where in the target's own code requests stand while nothing of theirs is on the wire."""
-    most = list(run.stood.items())[:3]
+    most = [(where, number) for where, number in run.stood.items() if number >= 0.5][:3]
     if not most or sum(run.stood.values()) < 0.2 * run.concurrency:
         return []
     (where, number), *others = most
