@@ -222,6 +222,32 @@ def test_what_begins_cold_is_warmed_in_every_fresh_start(
     assert [len(inputs) for inputs, *_ in nursery.workers[-1].runs] == [3]
 
 
+@pytest.mark.parametrize(("first", "cold"), [(3.7, True), (0.9, False)])
+def test_work_that_only_the_first_request_does_is_cold_however_long_others_take(
+    first: float, cold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Imports that a slow memory hides, and that decide once the memory is off."""
+
+    class Worked(FakeWorker):
+        def run(self, inputs: list[Any], concurrency: int, plan: Plan, **options: Any) -> Run:
+            begun = bool(self.runs)
+            run = super().run(inputs, concurrency, plan, **options)
+            run.outcomes = [replace(outcome, end=4.5) for outcome in run.outcomes]
+            run.stats = {"cpu_s": (0.1 if begun else first) * len(run.outcomes)}
+            return run
+
+    nursery = FakeNursery()
+
+    def worker() -> FakeWorker:
+        nursery.workers.append(Worked(nursery.host, 0))
+        return nursery.workers[-1]
+
+    monkeypatch.setattr(nursery, "worker", worker)
+    bench = build(Settings(), nursery)
+    sweep(bench, (1, 10))
+    assert bench.cold is cold
+
+
 # --- the question -----------------------------------------------------------------------------
 
 

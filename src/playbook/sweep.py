@@ -18,8 +18,9 @@ from .stats import most_open, quantile, wilson
 SLOW_SECONDS = 6.0
 """A request that takes so long is not repeated where once will do."""
 COLD, COLD_SECONDS = 1.5, 1.0
-"""A first request that takes this many times as long as others, and so many seconds more, has to
-do what they need not: import a package, load a model, fill a cache."""
+"""A first request that takes this many times as long as others, and so many seconds more, or so
+many CPU seconds more, has to do what they need not: import a package, load a model, fill a cache.
+Where others take long themselves only the CPU tells it, and where they do no more, it decides."""
 DEAR_SECONDS = 8.0
 """A request that hides faults and takes so long is not tried with more of its kind."""
 FULL = 0.85
@@ -106,7 +107,8 @@ def _level(
     text = f"{concurrency} at once"
     run = bench.run("sweep", max(count - slow, 1), concurrency, plan, worker=worker, text=text)
     if concurrency == 1 and not warm.hung:
-        bench.cold = _seconds(warm) > COLD * _seconds(run) + COLD_SECONDS
+        longer = _seconds(warm) > COLD * _seconds(run) + COLD_SECONDS
+        bench.cold = longer or _work(warm) > _work(run) + COLD_SECONDS
     if slow and bench.cold:
         again = _count(1, _seconds(run)) - len(run.outcomes)
         if again > 0:
@@ -116,6 +118,11 @@ def _level(
         run.outcomes = warm.outcomes + run.outcomes
         run.spans = warm.spans + run.spans
     return run
+
+
+def _work(run: Run) -> float:
+    """CPU seconds of a request."""
+    return run.stats.get("cpu_s", 0.0) / max(len(run.outcomes), 1)
 
 
 def _seconds(run: Run) -> float:

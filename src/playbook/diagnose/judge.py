@@ -325,6 +325,11 @@ def _try(
                 known = proven(ranked[index], trial.proof.p_value, broad=True)
                 judged[index] = replace(known, score=round(known.score - 0.05 * place, 3))
             return _each_once(judged), trial.proof
+        if trial.full or trial.undecided:
+            # What both take away went, and something else came: neither is refuted by that.
+            for index in list(alone)[:2]:
+                judged[index] = ranked[index]
+                tried[ranked[index].cause] = trial
     return _each_once(judged), None
 
 
