@@ -751,9 +751,13 @@ _NEEDS_LOAD = frozenset(
 
 
 def can_recover(run: Run) -> bool:
-    """Is it open whether the service that failed so serves the next request?"""
+    """Is it open whether the service that failed so serves the next request?
+
+    Where requests wait in vain. One that is turned away may have met a limit, whose time is
+    not over when it is asked again.
+    """
     kinds = {each.kind for each in signs(run).values()}
-    return not kinds & {"crossed", "hung", "worker-died", *CONNECT}
+    return late(run) and not kinds & {"crossed", "hung", "worker-died", *CONNECT}
 
 
 def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
