@@ -85,6 +85,10 @@ def together(bench: Bench, plans: list[list[tuple[str, int, int]]]) -> None:
                     bench.resume()
                 elif what == "alone":
                     bench.run("prove", count, 1, Plan(own_process=True))
+                elif what == "behind":
+                    bench.run("prove", count, width, Plan(behind=True))
+                elif what == "lull":
+                    bench.lull_s = 0.001
                 elif what == "probe":
                     bench.probe(bench.fresh(), "bare", count=count, concurrency=width)
                 elif what == "charge":
@@ -108,7 +112,9 @@ def together(bench: Bench, plans: list[list[tuple[str, int, int]]]) -> None:
 
 
 ACTS = st.tuples(
-    st.sampled_from(["run", "run", "probe", "alone", "charge", "audit", "stop", "resume"]),
+    st.sampled_from(
+        ["run", "run", "behind", "lull", "probe", "alone", "charge", "audit", "stop", "resume"]
+    ),
     st.integers(1, 25),
     st.integers(1, 20),
 )

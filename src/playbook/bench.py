@@ -330,7 +330,8 @@ class Bench:
         own = worker is None
         worker = worker or self.fresh()
         if plan.behind or (self.lull_s and own):
-            self._behind(count, concurrency, plan, worker)
+            self._behind(count, concurrency, plan, worker, sends)
+            self._ask(count * sends)  # more were sent since it was asked
         elif own and self.cold and concurrency > 1 and self.afford(count + 1, sends) > count:
             # As the sweep did: what begins cold is another experiment.
             self._run("warm-up", 1, 1, plan, worker, "first request")
@@ -401,10 +402,11 @@ class Bench:
             run.outcomes = [replace(outcome, foreign=()) for outcome in run.outcomes]
         return run
 
-    def _behind(self, count: int, concurrency: int, plan: Plan, worker: Worker) -> None:
+    def _behind(self, count: int, concurrency: int, plan: Plan, worker: Worker, sends: int) -> None:
         """A burst before `count` requests, for the connections that it opens; and then the lull,
         unless they are to follow at once."""
-        if self.afford(count + 2 * concurrency) < count + 2 * concurrency:
+        whole = count + 2 * concurrency
+        if self.afford(whole, sends) < whole:
             raise BudgetSpent
         lull, self.lull_s = self.lull_s, 0.0
         try:
