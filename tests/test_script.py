@@ -91,7 +91,7 @@ def test_a_script_is_checked_by_how_it_fails(
     assert script._fails(case, path, run, standalone=standalone) is checked
 
 
-@pytest.mark.parametrize("kind", ["", "async "])
+@pytest.mark.parametrize("kind", ["", pytest.param("async ", marks=pytest.mark.slow)])
 def test_a_script_whose_requests_hang_ends_and_says_so(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

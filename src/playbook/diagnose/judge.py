@@ -458,7 +458,7 @@ def _after_a_lull(case: Case, runs: Sequence[Run]) -> None:
     text, lulled = f"{width} at once, after {LULL_S:g} s without any", Run(width, Plan())
     with suppress(BudgetSpent, Stopped):
         for _ in range(LULLS):
-            lulled.extend(bench.run("sweep", width, width, text=text))
+            lulled.extend(bench.run("lull", width, width, text=text))
             if not signs(lulled):
                 break
     if _beyond_doubt(list(signs(lulled).values())):
