@@ -322,7 +322,8 @@ def test_a_log_is_joined_by_our_ids_wherever_they_stand(tmp_path: Path) -> None:
     log.write_text(
         "2026-01-31 12:00:00,500 ERROR edge /triage r0 502 0.116 upstream: [Errno 32] Broken pipe\n"
         "2026-01-31 12:00:00,501 ERROR edge /triage r1 502 0.116 upstream: [Errno 32] Broken pipe\n"
-        f"2026-01-31 12:00:00,502 ERROR edge [rid=zz81e2a] of {canary}: [Errno 32] Broken pipe\n"
+        f"2026-01-31 12:00:00,502 INFO edge [rid=zz81e2a] asked by {canary}\n"
+        "2026-01-31 12:00:00,503 ERROR edge [rid=zz81e2a] [Errno 32] Broken pipe\n"
         "2026-01-31 12:00:00,503 ERROR edge /triage theirs-7 502 0.1 upstream: refused\n"
     )
     evidence = outside.joined(log, Evidence(Sweep(), [served(ALONE, 1, "a"), run]))

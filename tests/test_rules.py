@@ -1731,6 +1731,48 @@ def test_a_storage_elsewhere_that_changes_nothing_refutes_nobody() -> None:
     assert (proof, ranked, trials) == (None, [suspect], {})
 
 
+def test_the_next_suspect_is_tried_where_the_first_falls_behind_it() -> None:
+    """Seen on the wire, and refuted, it is not the likeliest any more."""
+    from playbook.diagnose.judge import _try
+
+    broken = [Link("TimeoutError", "no end")]
+
+    def served(count: int, fails: bool) -> Run:
+        names = each(count)
+        spans = [s for n in names for s in tool(n, 0.0, 0.5, fault="tool-error")]
+        return run([outcome(n, broken if fails else ()) for n in names], spans)
+
+    def serve(_: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
+        return served(count, not plan.own_lock)
+
+    before = served(10, True)
+    same = set(signs(before).values())
+    assert {sign.place for sign in same} == {"tool:read"}
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    ranked = [
+        Suspect("tool-error", "tool", 0.75),
+        Suspect("crewai-lock-contention", "orchestration", 0.7),
+    ]
+    found, proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    assert proof is not None
+    assert proof.intervention == "an in-process lock for CrewAI's file lock"
+    assert max(found, key=lambda item: item.score).cause == "crewai-lock-contention"
+
+
+@pytest.mark.parametrize(("asked", "named"), [(3.0, True), (None, False)])
+def test_a_wait_is_named_after_the_header_only_where_there_was_one(
+    asked: float | None, named: bool
+) -> None:
+    calls = chat("r", fault="rate-limit")
+    for item in calls:
+        item.attributes["playbook.retry_after_s"] = asked or 0.0  # type: ignore[index]
+    waited, *_ = interventions(
+        "provider-rate-limit", run([outcome("r")], calls), [], {}, crews=True
+    )
+    assert waited.name.startswith("429 waited out")
+    assert ("Retry-After" in waited.name) is named
+
+
 def test_another_storage_is_offered_only_where_one_can_be_written() -> None:
     found = run([outcome("r")])
     assert interventions("storage-not-writable", found, [], {}, crews=True) == []
