@@ -20,6 +20,7 @@ from playbook.diagnose.prove import interventions
 from playbook.diagnose.rules import suspects
 from playbook.errors import classify
 from playbook.inject import Plan
+from playbook.isolate import apart
 from playbook.model import Ladder, Link, Outcome, Rung, Span, Suspect, Sweep
 from playbook.runner import Run
 from playbook.stats import quantile
@@ -552,3 +553,24 @@ def test_other_refusals_stay_failures(alone: list[Ask], loaded: list[Ask]) -> No
     before = [signs(run) for run in runs]
     assert judge._refused(asked(*runs), runs) == ""
     assert [signs(run) for run in runs] == before
+
+
+@pytest.mark.parametrize(
+    ("single", "rungs"),
+    [
+        (ERROR, [outside.PAIRS, outside.SINGLES]),
+        (OK, [outside.PAIRS, outside.SINGLES, outside.TWINS]),
+    ],
+)
+def test_pairs_have_single_ones_at_their_pace_as_control(single: Ask, rungs: list[str]) -> None:
+    """Where those fail as well it was the lull, and what the pairs carry tells nothing."""
+
+    def serve(_: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
+        assert plan.pace_s > 0
+        asked = OK if plan.alike else ERROR if plan.group == 2 else single
+        return served(many(asked, count), width)
+
+    bench: Any = SimpleNamespace(run=serve)
+    found = apart.pairs(bench, Ladder(), served(many(ERROR), 10), served(ALONE, 1, "a"))
+    assert [rung.name for rung in found.rungs] == rungs
+    assert [rung.failures for rung in found.rungs[1:2]] == [4 * (single is ERROR)]
