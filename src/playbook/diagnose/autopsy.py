@@ -54,8 +54,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         if late and not (ranked[0].score >= late[0].score and ranked[0].cause != "unknown"):
             ranked = [*late, *(each for each in ranked if each.cause != late[0].cause)]
         if ranked[0].cause == "unknown":
-            known = replace(ranked[0], evidence=(*ranked[0].evidence, *differs.between(run)))
-            ranked = [*differs.loops(run), known, *ranked[1:]]
+            ranked = [*differs.loops(run), *differs.told(ranked, run)]
         note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"

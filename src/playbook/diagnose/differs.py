@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import alike
 from ..model import Count, Finding, Span, Suspect
@@ -41,6 +41,14 @@ class _Trait:
     """It is how often a thing is done, and no attribute."""
     least: int
     text: str
+
+
+def told(ranked: Sequence[Suspect], run: Run) -> list[Suspect]:
+    """Where nobody is known, the first suspect with what sets the failing requests apart."""
+    first, *others = ranked
+    if first.cause != "unknown":
+        return list(ranked)
+    return [replace(first, evidence=(*first.evidence, *between(run))), *others]
 
 
 def between(run: Run) -> list[Finding]:

@@ -133,7 +133,7 @@ def judge(case: Case) -> Verdict:
     ranked.sort(key=lambda item: -item.score)
     if ranked and (uneven_ := which_inputs(runs)):
         ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *uneven_))
-    ranked = _with_lines(case, _told_apart(ranked, run))
+    ranked = _with_lines(case, differs.told(ranked, run))
     first = ranked[0]
     if first.score < 0.3 and proof is None:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
@@ -173,14 +173,6 @@ def _dead(case: Case, runs: Sequence[Run], run: Run) -> list[Suspect]:
     text = "one at a time, after the load: does it recover?"
     after = case.bench.run("isolate", outside.FEW, 1, text=text)
     return outside.unrecovered([after], evidence_of(case, runs))
-
-
-def _told_apart(ranked: list[Suspect], run: Run) -> list[Suspect]:
-    """Where nobody is known, what sets the failing requests apart is told."""
-    first, *others = ranked
-    if first.cause != "unknown":
-        return ranked
-    return [replace(first, evidence=(*first.evidence, *differs.between(run))), *others]
 
 
 def _reduced(case: Case, *, alone: bool) -> str:

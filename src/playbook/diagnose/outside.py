@@ -168,10 +168,9 @@ def joined(path: Path, evidence: Evidence) -> Evidence:
     """
     from ..captured import read
 
-    ours = {outcome.request for run in evidence.runs for outcome in run.outcomes}
     every = [outcome for run in evidence.runs for outcome in run.outcomes]
-    names = {outcome.canary: outcome.request for outcome in every}
-    captured = read(path, known={**names, **{id: id for id in ours}})
+    ours = {outcome.request: outcome.request for outcome in every}
+    captured = read(path, known={outcome.canary: outcome.request for outcome in every} | ours)
     spans = [span for span in captured.spans if span.request in ours]
     known = [outcome for outcome in captured.outcomes if outcome.request in ours]
     inside = {span.request: Sign(span.fault, span.kind) for span in spans if span.fault}
