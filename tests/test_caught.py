@@ -51,7 +51,8 @@ def test_a_request_that_lives_with_it_has_not_failed(served: Any) -> None:
     assert all(outcome.ok for outcome in served("lives_with_it", caught=True))
 
 
-@pytest.mark.parametrize("name", [pytest.param("swallows", marks=pytest.mark.slow), "answers_500"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["swallows", "answers_500"])
 def test_a_verdict_on_what_nobody_says_asks_what_was_caught(name: str, tmp_path: Path) -> None:
     target = f"{KEEPS}:{name}"
     with (

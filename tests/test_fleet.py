@@ -272,6 +272,7 @@ def test_the_share_of_a_killed_worker_is_served_again(cluster: Any, tmp_path: Pa
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_share_of_a_silent_worker_is_served_again(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,7 @@ def test_max_rpm_is_seen_while_it_still_sleeps(tmp_path: Path) -> None:
         assert [outcome.ok for outcome in quick.outcomes] == [True]
 
 
+@SLOW
 def test_calls_that_go_to_a_proxy_and_past_it(tmp_path: Path) -> None:
     before, after = both("container-move", tmp_path, Plan(no_proxy=True), count=2, width=2)
     calls = [span for span in before.spans if span.kind == "http"]

@@ -113,6 +113,7 @@ def test_every_kind_of_target_is_served(target: str, tmp_path: Path) -> None:
     assert verdict["cost"]["provider_calls"] == calls > 0
 
 
+@SLOW
 def test_a_crew_object_that_requests_share_is_the_cause(tmp_path: Path) -> None:
     with lab.start({"latency": {"fixed": 0.2}}) as provider:
         done = playbook(
