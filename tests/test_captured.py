@@ -187,6 +187,73 @@ def test_tracebacks_without_any_id_count_one_each_and_say_so(tmp_path):
     assert captured.levels() == ()
 
 
+ASGI = 'INFO:     127.0.0.1:4{n} - "POST /letters HTTP/1.1" {status}\n'
+CRASH = (
+    "ERROR:    Exception in ASGI application\n"
+    "Traceback (most recent call last):\n"
+    '  File "letters/api.py", line 31, in write\n'
+    "    text = drafts[key]\n"
+    "KeyError: 'draft-{n}'\n"
+)
+
+
+@pytest.mark.parametrize("order", ["answer first", "traceback first"])
+def test_an_answer_of_a_server_is_one_request_with_the_traceback_beside_it(tmp_path, order):
+    lines = []
+    for n in range(12):
+        answer = ASGI.format(n=n, status="500 Internal Server Error" if n % 3 else "200 OK")
+        both = [answer, CRASH.format(n=n)] if n % 3 else [answer]
+        lines += both if order == "answer first" else reversed(both)
+    captured = read(written(tmp_path, "".join(lines)))
+    assert len(captured.outcomes) == 12
+    assert kinds(captured) == {"application-error": 8}
+    said = sorted(each.fault.message for each in captured.outcomes if each.fault)
+    assert said == sorted(f"'draft-{n}'" for n in range(12) if n % 3)
+    assert "each line with a status counts as one request" in captured.note
+
+
+def test_the_id_that_each_request_has_stands_in_for_a_request_id(tmp_path):
+    """Not that of a customer, of whom there are three; and 401s of another's lines count once."""
+    stamp = "2026-05-01 10:00:{at:02d},000 {level} desk: "
+    lines = []
+    for n in range(15):
+        who = f"order_id=PG-{n:05d} customer_id=c{n % 3}"
+        lines.append(stamp.format(at=n, level="INFO") + f"page ordered {who}")
+        if n % 5 == 0:
+            refused = (
+                stamp.format(at=n, level="ERROR")
+                + f"attempt failed {who}\n"
+                + (
+                    "Traceback (most recent call last):\n"
+                    "openai.AuthenticationError: Error code: 401 - no such key"
+                )
+            )
+            lines += [refused] * 4
+        else:
+            lines.append(stamp.format(at=n + 1, level="INFO") + f"page ready {who} took 0.6s")
+    captured = read(written(tmp_path, "\n".join(lines) + "\n"))
+    assert len(captured.outcomes) == 15
+    assert kinds(captured) == {"auth": 3}
+    assert "order_id is taken for it" in captured.note
+    records = [
+        {"level": "info", "time": f"2026-05-01T10:00:{n:02d}Z", "msg": msg, "order": {"id": n}}
+        for n in range(5)
+        for msg in ("ordered", "ready")
+    ]
+    captured = read(written(tmp_path, records))
+    assert (len(captured.outcomes), captured.fields["request"]) == (5, "order.id")
+
+
+def test_whoever_asks_is_no_request(tmp_path):
+    lines = [
+        f"2026-05-01 10:{n // 60:02d}:{n % 60:02d},000 ERROR desk: KeyError: 'x' tenant_id=t{n % 40}"
+        for n in range(200)
+    ]
+    captured = read(written(tmp_path, "\n".join(lines) + "\n"))
+    assert len(captured.outcomes) == 200
+    assert "is taken for it" not in captured.note
+
+
 def test_a_model_call_of_the_log_is_a_span_not_the_request(tmp_path):
     lines = [
         {"time": "2025-06-01T10:00:03Z", "request_id": "r", "model": "gpt-4o", "duration_ms": 900, "status": 500},

@@ -848,3 +848,37 @@ def test_messages_that_say_other_things_stay_apart(one: str, other: str) -> None
 )
 def test_what_only_the_targets_own_code_can_do_wrong(text: str) -> None:
     assert errors.classify(errors.parse(text)).kind == "application-error"
+
+
+@pytest.mark.parametrize("client", ["requests", "httpx"])
+def test_the_words_of_whoever_refused_are_told_with_the_status(client):
+    """What `raise_for_status` says is a status; why stands in the body, if it was read."""
+    if client == "requests":
+        answer = requests.Response()
+        answer.status_code, answer.reason, answer.url = 409, "Conflict", "http://register/a"
+        answer._content = (
+            b'{"error": "reference BA-07 is taken",\n "api_key": "sk-1234567890abcdefghij"}'
+        )
+    else:
+        answer = httpx.Response(
+            409,
+            request=httpx.Request("POST", "http://register/a"),
+            content=b'{"error": "reference BA-07 is taken", "api_key": "sk-1234567890abcdefghij"}',
+        )
+    with pytest.raises(Exception, match="409") as caught:
+        answer.raise_for_status()
+    (link,) = unwrap(caught.value)
+    assert "reference BA-07 is taken" in link.message
+    assert "sk-12345" not in link.message
+    assert classify(caught.value).kind == "bad-request"
+
+
+def test_a_body_that_nobody_read_stays_unread():
+    stream = httpx.Response(
+        502, request=httpx.Request("GET", "http://a/"), stream=httpx.ByteStream(b"why")
+    )
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        stream.raise_for_status()
+    (link,) = unwrap(caught.value)
+    assert "why" not in link.message
+    assert not stream.is_stream_consumed

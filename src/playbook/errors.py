@@ -531,6 +531,7 @@ _TRY_AGAIN = re.compile(
 )
 _MAX_LINKS = 64
 _MAX_MESSAGE = 2000
+_MAX_BODY = 500
 
 
 # --- redaction --------------------------------------------------------------------------------
@@ -797,7 +798,7 @@ def _link(exception: BaseException) -> Link:
     kind = type(exception)
     module = "" if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}."
     try:
-        message = str(exception)
+        message = f"{exception}{_answered(exception)}"
     except Exception:  # a broken __str__ must not hide the fault it was to describe
         message = ""
     errno = _get(exception, "errno")
@@ -809,6 +810,18 @@ def _link(exception: BaseException) -> Link:
         errno=errno if isinstance(errno, int) else None,
         where=_raised_in(exception),
     )
+
+
+def _answered(exception: BaseException) -> str:
+    """What the other side said, where the exception tells no more than a status."""
+    if type(exception).__module__.partition(".")[0] not in {"requests", "httpx"}:
+        return ""  # the SDKs of the providers quote it themselves
+    body = getattr(_get(exception, "response"), "_content", None)  # not `content`, which would read
+    if not isinstance(body, bytes) or not body.strip():
+        return ""
+    text = " ".join(body[:_MAX_BODY].decode(errors="replace").split())
+    title = _TITLE.search(text) if text.startswith("<") else None
+    return f": {title[1] if title else text}"
 
 
 def _raised_in(exception: BaseException) -> str:

@@ -143,18 +143,10 @@ def read(
     are the requests that it should tell of, by the words with which a line may name one.
     """
     path = Path(path)
-    requests = Requests(names=names, known=known)
-    unread: list[str] = []
-    if path.is_dir():
-        for each in _logs_in(path):
-            try:
-                _one(each, requests)
-            except CapturedError as error:
-                unread.append(str(error))
-        if unread and not requests.lines:
-            raise CapturedError(unread[0])
-    else:
-        _one(path, requests)
+    requests, unread = _read(path, names, known)
+    if not known and (name := requests.instead()):
+        requests, unread = _read(path, {**names, "request": name}, known)
+        unread.append(f"no request id: {name} is taken for it")
     for what, name in names.items():
         if requests.fields.get(what) not in (name, "text"):
             raise CapturedError(f"{path}: {what}={name}: no record has it")
@@ -174,6 +166,25 @@ def read(
         note,
         requests.unclaimed,
     )
+
+
+def _read(
+    path: Path, names: Mapping[str, str], known: Mapping[str, str]
+) -> tuple[Requests, list[str]]:
+    """The requests of a file or of a folder's logs, and why some of those could not be read."""
+    requests = Requests(names=names, known=known)
+    unread: list[str] = []
+    if not path.is_dir():
+        _one(path, requests)
+        return requests, unread
+    for each in _logs_in(path):
+        try:
+            _one(each, requests)
+        except CapturedError as error:
+            unread.append(str(error))
+    if unread and not requests.lines:
+        raise CapturedError(unread[0])
+    return requests, unread
 
 
 def _logs_in(folder: Path) -> list[Path]:

@@ -47,8 +47,11 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
         told += took or 0.0
     own = clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else ""
     words = " ".join(str(each) for each in leaves.values()) if requests.known else ""
+    whose = requests.whose(own, words)
+    if not whose and scope:
+        requests.about((path, str(leaves[path])[:100]) for path, _ in fields.scoped(tuple(leaves)))
     record = Record(
-        request=requests.whose(own, words),
+        request=whose,
         time=told if told is not None else time,
         level=level,
         status=fields.status(found["status"][1]),

@@ -179,14 +179,15 @@ def level(value: Any) -> str:
 
 def scope(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Ids of whom the request is about: customer, case, task, tenant, …"""
-    for path, name in _scoped(tuple(leaves)):
+    for path, name in scoped(tuple(leaves)):
         value = leaves[path]
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
             yield name, str(value)[:100]
 
 
 @functools.lru_cache(4096)
-def _scoped(paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def scoped(paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The paths that hold such ids, each with its plain name."""
     found = []
     for path in paths:
         name = last(path)

@@ -42,7 +42,17 @@ _BESIDE = re.compile(
 """Work that no request waits for."""
 _SEVERAL = 3
 """Requests that may mention an id before it is nobody's own."""
+_WHOM = re.compile(
+    r"(?:user|customer|client|tenant|account|org(?:ani[sz]ation)?|team|session|project|shop|agent"
+    r"|canary)[\W_]*(?:id)?$",
+    re.IGNORECASE,
+)
+"""Who asks, or with what: such an id comes again with the next request."""
+_LINES = 30
+"""Records of one request, at most on the average."""
 _GATEWAYS = (502, 503, 504)
+_BESIDE_LINES = 8
+"""Telling records between a traceback and its answer, where a nearer answer has one already."""
 _SILENT = "nothing more is heard of it"
 _PATIENCE = 60.0
 """Seconds of silence from which a request may hang."""
@@ -192,6 +202,27 @@ class Requests:
     """Fault classes of failures that carry no request id, where the requests tell of none."""
     probes: int = 0
     """Records of health checks."""
+    subjects: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of records without a request id: how many name each value of each other id."""
+
+    def about(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """A record without a request id names these: the name of a field, and its value."""
+        for name, value in pairs:
+            values = self.subjects.setdefault(name, Counter())
+            if value in values or len(values) < _MAX_LOOSE:
+                values[value] += 1
+
+    def instead(self) -> str:
+        """The field whose values each stand on a few records, as a request id would: of several
+        the one with the most values. Empty where there is none, or where there are request ids."""
+        fit = {
+            name: len(values)
+            for name, values in self.subjects.items()
+            if not _WHOM.search(name)
+            and len(values) >= _SEVERAL
+            and 2 * len(values) <= values.total() <= _LINES * len(values)
+        }
+        return "" if self.by_id else max(fit, key=fit.__getitem__, default="")
 
     def whose(self, id: str, text: str) -> str:
         """The request that a record is about: the known one that it names, wherever it stands in
@@ -226,14 +257,8 @@ class Requests:
         for id in probes:
             del self.by_id[id]
         if not self.by_id:
-            for number, record in enumerate(self.loose, 1):
-                self.by_id[f"record-{number}"] = request = Request()
-                request.add(record)
             if self.loose:
-                notes.append(
-                    "no request id: each failing or finished record counts as one request, "
-                    "successes may be missing and failures may count twice"
-                )
+                notes.append(self._one_for_each())
         elif self.loose:
             unclaimed = self._tell_loose()
             notes.append(
@@ -269,6 +294,31 @@ class Requests:
             notes.append(f"{self.skipped} of {self.lines} lines could not be read")
         found.sort(key=lambda each: each.start)
         return tuple(found), "; ".join(notes)
+
+    def _one_for_each(self) -> str:
+        """Make a request of each record that has the status of an answer, or else of each that
+        tells anything; gives what is to be said of that."""
+        answers = [at for at, record in enumerate(self.loose) if record.status is not None]
+        for at in answers or range(len(self.loose)):
+            self.by_id[f"record-{at + 1}"] = request = Request()
+            request.add(self.loose[at])
+        failing = [at for at in answers if self.by_id[f"record-{at + 1}"].failed]
+        if not answers:
+            return (
+                "no request id: each failing or finished record counts as one request, "
+                "successes may be missing and failures may count twice"
+            )
+        # Servers write the traceback beside the line of its answer, before or after it.
+        taken: set[int] = set()
+        for at, record in enumerate(self.loose):
+            if record.status is None and record.chain and failing:
+                beside = min(failing, key=lambda it: abs(it - at) + _BESIDE_LINES * (it in taken))
+                taken.add(beside)
+                self.by_id[f"record-{beside + 1}"].faults.append(classify(record.chain))
+        return (
+            "no request id: each line with a status counts as one request, and what an error says "
+            "is told of the failing one that stands nearest to it"
+        )
 
     def _tell_loose(self) -> int:
         """Failures that nobody claims: those that end whatever a process was at count for a

@@ -60,12 +60,13 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
     level = _LEVEL.search(first[:200])
     severity = level[1].lower() if level else ""
     id, status, took = _labelled(first, requests), _STATUS.search(first), _TOOK.search(first)
-    scope = tuple(
-        (fields.plain(name), value)
+    pairs = [
+        (name, value)
         for name, value in _PAIR.findall(first)
         if fields.plain(name) not in fields.NAMES["request"]
         and fields.plain(name) not in {"pid", "spanid", "threadid", "rid"}
-    )
+    ]
+    scope = tuple((fields.plain(name), value) for name, value in pairs)
     at = access[1] if access else (stamp[1] or stamp[2]) if stamp else None
     for what, found in (("request", id), ("time", at), ("level", level),
                         ("status", status), ("duration", took), ("scope", scope)):  # fmt: skip
@@ -87,6 +88,8 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
     chain = of_the_memory(below, chain)
     unit = (took[3] or took[1] or "s") if took else ""
     id = requests.whose(id, text)
+    if not id:
+        requests.about(pairs)
     record = Record(
         request=id,
         time=fields.instant(at) if at else time,
