@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from playbook import __version__, cli
-from playbook.diagnose import catalogue, rules
+from playbook.diagnose import catalogue
 from playbook.errors import KINDS, classify, parse
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ def test_an_error_text_is_what_the_page_says(row: dict[str, str]) -> None:
     causes = _CAUSE.findall(row["rest"])
     assert causes
     # What a rule says of such a failure by itself is among what the page names.
-    if (simple := rules.SIMPLE.get(found.kind)) and simple != "unknown":
+    if (simple := catalogue.OF_CLASS.get(found.kind)) and simple != "unknown":
         assert simple in causes
 
 

@@ -882,3 +882,23 @@ def test_a_body_that_nobody_read_stays_unread():
     (link,) = unwrap(caught.value)
     assert "why" not in link.message
     assert not stream.is_stream_consumed
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("API rate limit exceeded for user ID 1.", "rate-limit"),  # GitHub
+        ('{"error": {"errors": [{"reason": "userRateLimitExceeded"}]}}', "rate-limit"),  # Google
+        ("fair use exceeded: 3 sheets a second", "rate-limit"),
+        ("the limit of your plan was exceeded", "auth"),
+        ("not allowed", "auth"),
+    ],
+)
+def test_a_403_may_be_a_limit(body: str, kind: str):
+    answer = httpx.Response(403, request=httpx.Request("GET", "http://a/"), text=body)
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        answer.raise_for_status()
+    found = classify(caught.value)
+    assert found.kind == kind
+    assert body in found.chain[0].message
+    assert "developer.mozilla.org" not in found.chain[0].message

@@ -1151,6 +1151,38 @@ def test_a_service_that_is_never_reached_is_the_networks_and_goes_with_its_tool(
     assert first(found, alone(), hidden=True) in ("tool-error", "tool-slow")
 
 
+@pytest.mark.parametrize("alone_too", [False, True])
+def test_what_a_tools_service_says_is_told_beside_what_it_says_alone(alone_too: bool) -> None:
+    taken = '409 Client Error: Conflict for url: http://register/a: {"error": "BA-07 is taken"}'
+    names, single = each(8), each(3, "a")
+
+    def reads(name: str, refused: bool) -> list[Span]:
+        bad = {"status": 409, "fault": "bad-request"} if refused else {"status": 201}
+        of_tool = {"fault": "bad-request"} if refused else {}
+        spans = [
+            span(name, "tool", "read", 0.5, 0.6, **of_tool),
+            span(name, "http", "POST /a", 0.5, 0.6, within="tool", tool="read", **bad),
+        ]
+        if refused:
+            spans[0].attributes["error.message"] = taken
+        return [*chat(name), *spans]
+
+    found = run(
+        [outcome(name) for name in names],
+        [it for at, name in enumerate(names) for it in reads(name, at < 6)],
+    )
+    before = run(map(outcome, single), [it for name in single for it in reads(name, alone_too)], 1)
+    (tool_error, *_) = suspects(masked(found), found, evidence(before, found))
+    assert tool_error.cause == "tool-error"
+    told = [finding.finding for finding in tool_error.evidence]
+    assert f"6 × {taken}" in told
+    (figures,) = [text for text in told if text.startswith("HTTP 409")]
+    assert "6 of 8 of its calls at 10 at once" in figures
+    assert ("3 of 3 alone" if alone_too else "0 of 3 alone") in figures
+    # Two that write one key do so only in company.
+    assert ("has one key" in figures) is not alone_too
+
+
 @pytest.mark.parametrize(
     ("known", "cause"),
     [

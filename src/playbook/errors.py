@@ -337,6 +337,12 @@ _PER_TIME = re.compile(
     r"|RESOURCE_EXHAUSTED|rate[ _-]?limit",
     re.IGNORECASE,
 )
+_THROTTLED = re.compile(
+    r"rate[ _-]?limit|limit ?exceeded|exceeded .{0,40}\blimit|too many requests|throttl"
+    r"|fair[ -]use",
+    re.IGNORECASE,
+)
+"""What a 403 means by a limit: GitHub's REST API and Google's APIs say it with that status."""
 _TOO_LARGE = re.compile(r"request too large", re.IGNORECASE)
 
 # Text that decides, in this order: the narrow before the wide.
@@ -532,6 +538,7 @@ _TRY_AGAIN = re.compile(
 _MAX_LINKS = 64
 _MAX_MESSAGE = 2000
 _MAX_BODY = 500
+_EXPLAINED = "\nFor more information check:"
 
 
 # --- redaction --------------------------------------------------------------------------------
@@ -798,7 +805,10 @@ def _link(exception: BaseException) -> Link:
     kind = type(exception)
     module = "" if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}."
     try:
-        message = f"{exception}{_answered(exception)}"
+        message = str(exception)
+        if answered := _answered(exception):
+            # httpx adds where the status is explained; why it came stands in the body.
+            message = f"{message.partition(_EXPLAINED)[0]}: {answered}"
     except Exception:  # a broken __str__ must not hide the fault it was to describe
         message = ""
     errno = _get(exception, "errno")
@@ -821,7 +831,7 @@ def _answered(exception: BaseException) -> str:
         return ""
     text = " ".join(body[:_MAX_BODY].decode(errors="replace").split())
     title = _TITLE.search(text) if text.startswith("<") else None
-    return f": {title[1] if title else text}"
+    return title[1] if title else text
 
 
 def _raised_in(exception: BaseException) -> str:
@@ -999,6 +1009,8 @@ def _by_status(status: int, text: str) -> str:
     if status == 429:
         empty = _OUT_OF_CREDIT.search(text) or _CURRENT_QUOTA.search(text)
         return "quota" if empty and not _metered(text) else "rate-limit"
+    if status == 403 and (_THROTTLED.search(text) or _metered(text)):
+        return "rate-limit"
     if status == 402 or (status < 500 and _OUT_OF_CREDIT.search(text)):
         return "quota"
     if status in {400, 413, 422} and (

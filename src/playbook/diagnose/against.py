@@ -18,6 +18,7 @@ from ..runner import Run
 from ..show import seconds
 from ..stats import quantile
 from ..sweep import FULL, fullness
+from .catalogue import OF_CLASS
 from .facts import (
     SHARED,
     Evidence,
@@ -38,7 +39,6 @@ from .facts import (
 from .judge import failing, is_hidden
 from .leak import growth, leaking
 from .patterns import TRIED_AGAIN, patterns, repeated
-from .rules import SIMPLE
 
 if TYPE_CHECKING:
     from ..case import Case
@@ -141,7 +141,7 @@ def _faults(view: View, what: str, kinds: set[str], places: tuple[str, ...] = ()
 
 def _named(cause: str, what: str, *places: str) -> Look:
     """A cause that the class of its faults names."""
-    kinds = {kind for kind, named in SIMPLE.items() if named == cause}
+    kinds = {kind for kind, named in OF_CLASS.items() if named == cause}
     return partial(_faults, what=what, kinds=kinds, places=places)
 
 

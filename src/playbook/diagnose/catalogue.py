@@ -19,6 +19,48 @@ _SECTIONS = ("What it looks like", "How it is proven", "Fix", "Broken", "Fixed")
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+OF_CLASS: Mapping[str, str] = {
+    "crossed": "shared-mutable-state",
+    "executor-busy": "shared-mutable-state",
+    "rate-limit": "provider-rate-limit",
+    "quota": "provider-rate-limit",
+    "server-error": "provider-5xx",
+    "auth": "provider-auth",
+    "not-found": "provider-auth",
+    "bad-response": "provider-bad-response",
+    "context-length": "context-length",
+    "pool-timeout": "connection-pool-exhausted",
+    "connect-timeout": "connect-failure",
+    "connect-refused": "connect-failure",
+    "connect-failed": "connect-failure",
+    "connection-error": "unstable-connection",
+    "proxy": "proxy-misroute",
+    "dns": "dns-failure",
+    "tls": "tls-failure",
+    "reset": "unstable-connection",
+    "disconnected": "unstable-connection",
+    "truncated": "unstable-connection",
+    "emfile": "file-descriptors-exhausted",
+    "threads-exhausted": "resource-leak",
+    "out-of-memory": "resource-leak",
+    "nested-loop": "event-loop-blocked",
+    "event-loop-closed": "client-across-loops",
+    "lock-timeout": "crewai-lock-contention",
+    "storage-not-writable": "storage-not-writable",
+    "storage-error": "storage-not-writable",
+    "storage-locked": "crewai-lock-contention",
+    "memory-error": "memory-error",
+    "max-iterations": "agent-loop",
+    "execution-timeout": "deadline-not-enforced",
+    "system-exit": "worker-exit",
+    "worker-died": "worker-exit",
+    "side-effect-conflict": "side-effect-duplication",
+    "duplicate-write": "side-effect-duplication",
+    "no-answer": "false-success",
+    "repeated-call": "agent-loop",
+}
+"""Causes that a fault class names by itself, when it is the provider's or nobody's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:

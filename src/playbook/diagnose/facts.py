@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import BROKEN, classify, parse
-from ..model import Count, Ladder, Link, Outcome, Span, Sweep
+from ..model import Count, Finding, Ladder, Link, Outcome, Span, Sweep
 from ..runner import Run
 from ..stats import most_open, quantile, slower
 
@@ -36,6 +36,10 @@ LIBRARIES = {
 }
 _ON_THE_WIRE = {"rate-limit", "quota", "server-error", "auth", "not-found", "read-timeout"}
 """Classes that a failed HTTP attempt shows by itself, if there was one."""
+
+
+Named = list[tuple[str, float, list[Finding]]]
+"""Causes that a fingerprint may mean, each with its score and what speaks for it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

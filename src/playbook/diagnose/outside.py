@@ -20,8 +20,9 @@ from ..inject import Plan
 from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
+from .catalogue import OF_CLASS
 from .crossings import crossings
-from .facts import Evidence, Sign, failed, grows, place, signs, widest
+from .facts import Evidence, Named, Sign, failed, grows, place, signs, widest
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
@@ -206,8 +207,6 @@ _VAGUE = frozenset({"unknown", "server-error", "timeout", "connection-error"})
 
 
 # --- which cause -----------------------------------------------------------------------------
-
-Named = list[tuple[str, float, list[Finding]]]
 
 _BY_NAME: Mapping[str, tuple[str, float]] = {
     "rate-limit": ("provider-rate-limit", 0.8),
@@ -639,13 +638,12 @@ def _logged(
     logged: Mapping[str, Sign], found: Mapping[str, Sign], evidence: Evidence
 ) -> list[tuple[str, float, Finding]]:
     """The cause that the log lines of the failing requests name, if most of them name one."""
-    from .rules import SIMPLE
 
     known = {name: each for name, each in logged.items() if each.kind not in ("unknown", "hung")}
     if not known and evidence.unclaimed:
         kind, times = max(evidence.unclaimed.items(), key=lambda item: item[1])
         text = f"the log has {times} failures that carry no request's id: {kind}"
-        cause = SIMPLE.get(kind)
+        cause = OF_CLASS.get(kind)
         return [(cause, 0.75, Finding(text, "logs"))] if cause and times >= FEW else []
     if len(known) < min(FEW, len(found)):
         return []
@@ -661,7 +659,7 @@ def _logged(
         "timeout": "provider-slow",
         "deadline": "platform-timeout",
         "tool-error": "tool-error",
-    }.get(kind) or SIMPLE.get(kind)
+    }.get(kind) or OF_CLASS.get(kind)
     alone = evidence.alone
     if kind == "application-error" and alone is not None and _share(alone) > 0:
         cause = "unknown"  # it fails without any overlap as well

@@ -17,6 +17,7 @@ from ..errors import TRANSIENT, UNANSWERED
 from ..model import Count, Finding, Link, Outcome, Span
 from ..runner import Run
 from ..stats import fell, most_open, quantile
+from .catalogue import OF_CLASS
 from .facts import (
     ELSEWHERE,
     LIBRARIES,
@@ -465,7 +466,6 @@ def _given_up(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | Non
 
 def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern | None:
     """Requests that overran because what they called failed and was tried again."""
-    from .rules import SIMPLE
 
     late = [name for name, sign in found.items() if sign.kind == "deadline"]
     spans = by_request(run.spans)
@@ -477,13 +477,13 @@ def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern
         return None  # they are late without any fault, too
     sign, times = Counter(inner).most_common(1)[0]
     if (
-        sign.kind not in SIMPLE
+        sign.kind not in OF_CLASS
         or sign.place.startswith("tool:")
         or sign.place in ("memory", ELSEWHERE)
     ):
         return None
     text = f"{times} of {len(late)} late requests met a fault that was tried again: {sign}"
-    return Pattern(SIMPLE[sign.kind], (Finding(text, "spans"),), 0.82)
+    return Pattern(OF_CLASS[sign.kind], (Finding(text, "spans"),), 0.82)
 
 
 def _of_tool(at: str) -> bool:

@@ -11,17 +11,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import counted
-from ..model import Count, Fault, Finding, Suspect
+from ..model import Fault, Finding, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from ..sweep import FULL, THROTTLED, fullness
-from . import catalogue, outside
+from . import catalogue, outside, tools
+from .catalogue import OF_CLASS
 from .crossings import crossings
 from .facts import (
     ELSEWHERE,
     LIBRARIES,
     OWN,
     Evidence,
+    Named,
     Sign,
     by_request,
     carriers,
@@ -39,48 +41,8 @@ from .facts import (
     widest,
 )
 from .leak import PER_REQUEST, heard, used_up
-from .patterns import WAITED_OUT, amplified, one_by_one, patterns, unsure_writes
+from .patterns import WAITED_OUT, amplified, one_by_one, patterns
 
-SIMPLE: Mapping[str, str] = {
-    "crossed": "shared-mutable-state",
-    "executor-busy": "shared-mutable-state",
-    "rate-limit": "provider-rate-limit",
-    "quota": "provider-rate-limit",
-    "server-error": "provider-5xx",
-    "auth": "provider-auth",
-    "not-found": "provider-auth",
-    "bad-response": "provider-bad-response",
-    "context-length": "context-length",
-    "pool-timeout": "connection-pool-exhausted",
-    "connect-timeout": "connect-failure",
-    "connect-refused": "connect-failure",
-    "connect-failed": "connect-failure",
-    "connection-error": "unstable-connection",
-    "proxy": "proxy-misroute",
-    "dns": "dns-failure",
-    "tls": "tls-failure",
-    "reset": "unstable-connection",
-    "disconnected": "unstable-connection",
-    "truncated": "unstable-connection",
-    "emfile": "file-descriptors-exhausted",
-    "threads-exhausted": "resource-leak",
-    "out-of-memory": "resource-leak",
-    "nested-loop": "event-loop-blocked",
-    "event-loop-closed": "client-across-loops",
-    "lock-timeout": "crewai-lock-contention",
-    "storage-not-writable": "storage-not-writable",
-    "storage-error": "storage-not-writable",
-    "storage-locked": "crewai-lock-contention",
-    "memory-error": "memory-error",
-    "max-iterations": "agent-loop",
-    "execution-timeout": "deadline-not-enforced",
-    "system-exit": "worker-exit",
-    "worker-died": "worker-exit",
-    "side-effect-conflict": "side-effect-duplication",
-    "duplicate-write": "side-effect-duplication",
-    "no-answer": "false-success",
-    "repeated-call": "agent-loop",
-}
 STALLS: Mapping[str, str] = {
     "lock": "crewai-lock-contention",
     "max_rpm": "max-rpm-wait",
@@ -89,7 +51,6 @@ STALLS: Mapping[str, str] = {
     "preflight": "hidden-preflight",
 }
 """Places where no time should go, and what it means when it does."""
-"""Classes that name their cause by themselves, when they are the provider's or nobody's."""
 
 DIRECT = {
     "provider-rate-limit",
@@ -280,7 +241,7 @@ def _elsewhere(
     )
     attempts = sum(len(each.outcomes) for each in runs)
     for sign, times in every.items():
-        cause = SIMPLE.get(sign.kind)
+        cause = OF_CLASS.get(sign.kind)
         if times < 3 or cause is None or sign.place not in ("llm", "memory"):
             continue
         scores[cause] = max(scores.get(cause, 0.0), 0.5)
@@ -294,9 +255,6 @@ def _share(run: Run) -> float:
 
 def layer_of(cause: str) -> str:
     return catalogue.cause(cause).layer
-
-
-Named = list[tuple[str, float, list[Finding]]]
 
 
 def signs_of(cause: str, found: set[Sign], run: Run, evidence: Evidence) -> set[Sign]:
@@ -319,9 +277,9 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.kind == "hung":
         return _hung(sign, run)
     if sign.kind in ("duplicate-write", "repeated-call"):
-        return [(SIMPLE[sign.kind], 0.85, [])]
+        return [(OF_CLASS[sign.kind], 0.85, [])]
     if sign.place.startswith("tool:"):
-        return _tool(sign, run, evidence)
+        return tools.named(sign, run, evidence)
     if sign.place == "memory" and sign.kind in ("rate-limit", "quota"):
         turned = Finding("the provider turns the memory's embeddings away", "spans")
         return [("provider-rate-limit", 0.85, [turned]), ("memory-error", 0.4, [])]
@@ -336,13 +294,13 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         text = f"one request opens {burst} model calls at once"
         return [
             ("unbounded-parallelism", 0.8, [Finding(text, "spans")]),
-            (SIMPLE[sign.kind], 0.5, []),
+            (OF_CLASS[sign.kind], 0.5, []),
         ]
     if sign.kind == "execution-timeout" and not run.spans:
         text = "an agent's own max_execution_time struck; which call took the time is not told"
         return [("unknown", 0.3, [Finding(text, "outcomes"), *_samples(run)])]
-    if sign.kind in SIMPLE:
-        return [(SIMPLE[sign.kind], 0.8, _bare(evidence, sign.kind))]
+    if sign.kind in OF_CLASS:
+        return [(OF_CLASS[sign.kind], 0.8, _bare(evidence, sign.kind))]
     return [("unknown", 0.3, [*_samples(run), *_whenever(run, evidence)])]
 
 
@@ -367,7 +325,7 @@ def _own_call(sign: Sign, run: Run) -> Named:
         return [("unbounded-parallelism", 0.8, [many, text]), ("tool-error", 0.5, [text])]
     if sign.kind in WAITED_OUT or sign.kind == "deadline":
         return [("tool-slow", 0.8, [text]), ("tool-error", 0.3, [])]
-    cause = SIMPLE.get(sign.kind, "")
+    cause = OF_CLASS.get(sign.kind, "")
     if cause and layer_of(cause) in ("network", "client", "platform"):
         return [(cause, 0.8, [text])]
     return [("tool-error", 0.8, [text])]
@@ -479,84 +437,6 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
     return [("llm-timeout-too-low", 0.8, texts), ("provider-slow", 0.3, texts)]
 
 
-def _tool(sign: Sign, run: Run, evidence: Evidence) -> Named:
-    name = sign.place.removeprefix("tool:")
-    times = seconds_at(run, sign.place, ok_only=False)
-    text = Finding(f"tool {name} takes {quantile(times, 0.5):.2f} s at the median", "spans")
-    unreached = sign.kind == "connect-timeout" and _never_reached(sign, run, evidence)
-    if sign.kind in WAITED_OUT and not unreached:
-        slow = ("tool-slow", 0.8, [text, *_direct(evidence, name)])
-        unsure = unsure_writes(run)
-        if unsure and not any(outcome.failed for outcome in run.outcomes):
-            # Nobody is late and nobody is told: what was done twice is the harm.
-            return [("side-effect-duplication", 0.85, unsure), ("tool-slow", 0.6, slow[2])]
-        again = [("side-effect-duplication", 0.4, unsure)] if unsure else []
-        return [slow, *again, ("tool-error", 0.3, [])]
-    if sign.kind == "storage-locked":
-        return [("tool-contention", 0.8, [text])]
-    if sign.kind in NEVER_THERE and _never_reached(sign, run, evidence):
-        # The way to the service is the fault, and not what the tool does with it.
-        never = Finding(f"no call of tool {name} ever arrives: {sign.kind}", "spans")
-        return [
-            (SIMPLE[sign.kind], 0.8, [never, *_direct(evidence, name)]),
-            ("tool-error", 0.5, [never]),
-        ]
-    fails = Finding(f"in tool {name}: {sign.kind}", "spans")
-    if sign.kind == "tool-error" and _only_together(name, run, evidence):
-        # Its own words for a lock that is taken, and no service's answer.
-        why = [fails, *_direct(evidence, name)]
-        return [("tool-contention", 0.8, why), ("tool-error", 0.5, why)]
-    # On the way to some of its service's addresses, or at times.
-    at_times = [(SIMPLE[sign.kind], 0.5, [fails])] if sign.kind in ("dns", "tls", "proxy") else []
-    return [("tool-error", 0.8, [fails, *_direct(evidence, name)]), *at_times]
-
-
-NEVER_THERE = {"dns", "tls", "proxy", "connect-timeout", "connect-refused", "connect-failed"}
-
-
-def _never_reached(sign: Sign, run: Run, evidence: Evidence) -> bool:
-    """Does every call of this tool end so, at any concurrency?"""
-    calls = [
-        span
-        for each in [run, *evidence.runs]
-        for span in each.spans
-        if span.kind == "http" and place(span) == sign.place
-    ]
-    return bool(calls) and all(span.fault == sign.kind for span in calls)
-
-
-def _only_together(tool: str, run: Run, evidence: Evidence) -> bool:
-    """Does a tool fail where it runs many times at once, in CrewAI or called directly, and not one
-    at a time, with no call of its own that fails?"""
-    at = f"tool:{tool}"
-    if any(span.fault for span in run.spans if span.kind == "http" and place(span) == at):
-        return False
-    rungs = [rung for rung in evidence.ladder.rungs if rung.name == at]
-    singly = [rung for rung in rungs if rung.concurrency == 1]
-    single = evidence.alone.spans if evidence.alone is not None else []
-    runs = [bool(span.fault) for span in single if span.kind == "tool" and span.name == tool]
-    alone = Count(
-        len(runs) + sum(rung.attempts for rung in singly),
-        sum(runs) + sum(rung.failures for rung in singly),
-    )
-    many = max(rungs, key=lambda rung: rung.concurrency, default=None)
-    return (
-        many is not None
-        and many.concurrency > 1
-        and fell(Count(many.attempts, many.failures), alone) < 0.01
-    )
-
-
-def _direct(evidence: Evidence, tool: str) -> list[Finding]:
-    return [
-        Finding(
-            f"{rung.name} called directly, {rung.concurrency} at once: {rung.detail}", "isolate"
-        )
-        for rung in evidence.ladder.rungs
-        if rung.name == f"tool:{tool}" and rung.status != "skipped"
-    ]
-
-
 def _hung(sign: Sign, run: Run) -> Named:
     texts = [
         Finding(f"{span.name} was still open after {span.seconds:.0f} s", "spans")
@@ -588,7 +468,7 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         texts.append(
             Finding(f"tool {name} takes {quantile(many, 0.5):.2f} s at the median", "spans")
         )
-        texts += _direct(evidence, name)
+        texts += tools.direct(evidence, name)
         if alone is not None and grows(seconds_at(alone, where, ok_only=False), many):
             wire = [s for s in run.spans if s.kind == "http" and place(s) == where]
             if sum(span.seconds for span in wire) < 0.5 * sum(many):
