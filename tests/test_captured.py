@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from playbook.captured import Captured, CapturedError, read
+from playbook.diagnose.autopsy import autopsy
 from playbook.errors import KINDS
 
 SAMPLES = Path(__file__).parents[1] / "data" / "captured"
@@ -242,6 +243,61 @@ def test_the_id_that_each_request_has_stands_in_for_a_request_id(tmp_path):
     ]
     captured = read(written(tmp_path, records))
     assert (len(captured.outcomes), captured.fields["request"]) == (5, "order.id")
+
+
+def served_by(n: int, failed: bool, form: str) -> str:
+    at, pid = f"2026-05-01T10:{n // 60:02d}:{n % 60:02d}", 100 + n % 2
+    if form == "text":
+        level = "ERROR" if failed else "INFO"
+        return f"{at} {level} (pid {pid}) request_id=r{n:04d} {'openai.AuthenticationError: 401' if failed else 'done'}"
+    known = {"error": {"type": "openai.AuthenticationError", "message": "401"}} if failed else {}
+    return json.dumps(
+        {
+            "time": f"{at}Z",
+            "request_id": f"r{n:04d}",
+            "level": "error" if failed else "info",
+            "kubernetes": {"pod": {"name": f"desk-{pid}"}},
+            "status": 500 if failed else 200,
+            **known,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "told"), [("text", "pid = 101"), ("json", "kubernetes.pod.name = desk-101")]
+)
+@pytest.mark.parametrize("one_of_them", [True, False])
+def test_which_of_several_processes_fails_is_told(tmp_path, form, told, one_of_them):
+    lines = [served_by(n, n % 4 == 1 if one_of_them else n % 4 < 2, form) for n in range(60)]
+    record = autopsy(written(tmp_path, "\n".join(lines) + "\n"))
+    (first, *_) = record.verdict.ranked
+    assert first.cause == "provider-auth"
+    said = [each.finding for each in first.evidence if told in each.finding]
+    assert said == ([f"{told}: 15 of 15 that fail, 15 of 45 that do not"] if one_of_them else [])
+    assert ("name no zone" in record.verdict.note) is (form == "text")
+
+
+def test_which_of_several_services_a_trace_ran_in_is_told(tmp_path):
+    def resource(pod: str, spans: list[dict]) -> dict:
+        key = {"key": "k8s.pod.name", "value": {"stringValue": pod}}
+        return {"resource": {"attributes": [key]}, "scopeSpans": [{"spans": spans}]}
+
+    def span(n: int, failed: bool) -> dict:
+        at = 1_780_000_000_000_000_000 + n * 1_000_000_000
+        return {
+            "traceId": f"{n:032x}", "spanId": f"{n + 1:016x}", "name": "POST /desk", "kind": 2,
+            "startTimeUnixNano": str(at), "endTimeUnixNano": str(at + 500_000_000),
+            "status": {"code": 2, "message": "openai.AuthenticationError: 401"} if failed else {},
+        }  # fmt: skip
+
+    pods = [
+        resource(f"desk-{pod}", [span(n, n % 4 == 1) for n in range(60) if n % 2 == pod])
+        for pod in (0, 1)
+    ]
+    path = tmp_path / "traces.json"
+    path.write_text(json.dumps({"resourceSpans": pods}))
+    (first, *_) = autopsy(path).verdict.ranked
+    assert "k8s.pod.name = desk-1: 15 of 15 that fail, 15 of 45 that do not" in str(first.evidence)
 
 
 def test_whoever_asks_is_no_request(tmp_path):

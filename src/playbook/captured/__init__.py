@@ -63,6 +63,8 @@ class Captured:
     """What could not be known from this file."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
     """Fault classes of failures that carry no request id, where the requests tell of none."""
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Which process, host or version served a request, by its id and the name of the field."""
 
     def levels(self) -> tuple[Level, ...]:
         """Outcomes grouped by the most that ran at once while they did; empty without durations.
@@ -165,6 +167,7 @@ def read(
         requests.fields,
         note,
         requests.unclaimed,
+        requests.origins,
     )
 
 

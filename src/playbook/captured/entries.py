@@ -42,6 +42,7 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
         id = id[0]
     path = found["path"][1] or found["message"][1]
     told = fields.instant(found["time"][1])
+    requests.zoneless |= told is not None and not fields.has_zone(found["time"][1])
     took = fields.seconds(*found["duration"])
     if told is not None and fields.plain(found["time"][0]).endswith(_BEGINS):
         told += took or 0.0
@@ -60,6 +61,7 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
         message=message,
         scope=scope,
         probe=isinstance(path, str) and fields.is_probe(path),
+        origin=tuple(fields.origins(leaves)),
     )
     return calls.inside(record, calls.told(leaves, message), leaves, requests)
 

@@ -125,6 +125,16 @@ def instant(value: Any) -> float | None:
     return None
 
 
+_ZONED = re.compile(r"(?:Z|[+-]\d\d:?\d\d)\s*$")
+
+
+def has_zone(value: Any) -> bool:
+    """Does a time say where it was measured? A number of seconds does; a date may not."""
+    return (
+        not isinstance(value, str) or value.replace(".", "").isdigit() or bool(_ZONED.search(value))
+    )
+
+
 def seconds(path: str, value: Any) -> float | None:
     """A duration in seconds, its unit from the value, else the name, else the size of the number.
 
@@ -175,6 +185,30 @@ def level(value: Any) -> str:
     if isinstance(value, int):
         return _PINO.get(value, "")
     return value.lower() if isinstance(value, str) else ""
+
+
+_ORIGINS = _names(
+    "pid processid hostname hostid podname containerid containername instance instanceid "
+    "serviceinstanceid workerid replica region zone version serviceversion release"
+)
+"""Where a record was written, spelled as in `NAMES`: one of several that do the same work."""
+
+
+def origins(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The process, host, pod, region or version that wrote it, by the path of each."""
+    for path in _of_origin(tuple(leaves)):
+        value = leaves[path]
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            yield path, str(value)[:100]
+
+
+@functools.lru_cache(4096)
+def _of_origin(paths: tuple[str, ...]) -> tuple[str, ...]:
+    def told(path: str) -> bool:
+        two = plain("".join(path.rsplit(".", 2)[-2:]))
+        return last(path) in _ORIGINS or (last(path) in ("id", "name") and two in _ORIGINS)
+
+    return tuple(path for path in paths if told(path))
 
 
 def scope(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

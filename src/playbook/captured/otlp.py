@@ -29,11 +29,13 @@ def read(documents: Iterable[Any], requests: Requests) -> None:
     """All spans of all documents; a trace may be spread over several."""
     traces: dict[str, list[tuple[Span, tuple[Link, ...], bool]]] = {}
     for document in documents:
-        for raw in _spans(document):
+        for origin, raw in _spans(document):
             read_one = _span(raw)
             if read_one is None:
                 requests.skipped += 1
                 continue
+            mine = requests.origins.setdefault(read_one[0].request, {}) if origin else {}
+            mine |= {name: value for name, value in origin.items() if name not in mine}
             traces.setdefault(read_one[0].request, []).append(read_one)
     requests.fields |= {"request": "traceId", "time": "startTimeUnixNano"} if traces else {}
     for trace, found in traces.items():
@@ -107,10 +109,14 @@ def _placed(members: list[_Member]) -> list[_Member]:
     return placed
 
 
-def _spans(document: Any) -> Iterator[Mapping[str, Any]]:
+def _spans(document: Any) -> Iterator[tuple[dict[str, str], Mapping[str, Any]]]:
+    """Each span, with which of several processes, hosts or versions wrote it."""
     for resource in _list(document, "resourceSpans", "resource_spans"):
+        of = resource.get("resource")
+        origin = dict(fields.origins(_attributes(of))) if isinstance(of, dict) else {}
         for scope in _list(resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans"):
-            yield from _list(scope, "spans")
+            for raw in _list(scope, "spans"):
+                yield origin, raw
 
 
 def _list(value: Any, *names: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import canary
 from ..errors import classify, fault, redact
@@ -75,6 +75,8 @@ class Record:
     scope: tuple[tuple[str, str], ...] = ()
     probe: bool = False
     """It asks whether the service is there, and is nobody's request."""
+    origin: tuple[tuple[str, str], ...] = ()
+    """Which of several processes, hosts or versions wrote it."""
 
 
 @dataclass(slots=True)
@@ -200,10 +202,15 @@ class Requests:
     """The latest time that any record tells, in seconds since the epoch."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
     """Fault classes of failures that carry no request id, where the requests tell of none."""
+    zoneless: bool = False
+    """Some of its times do not say in which zone they were measured."""
     probes: int = 0
     """Records of health checks."""
     subjects: dict[str, Counter[str]] = field(default_factory=dict)
     """Of records without a request id: how many name each value of each other id."""
+
+    origins: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Which process, host or version served a request, by its id: the first that says so."""
 
     def about(self, pairs: Iterable[tuple[str, str]]) -> None:
         """A record without a request id names these: the name of a field, and its value."""
@@ -243,6 +250,9 @@ class Requests:
             self.probes += 1
         elif record.request:
             self.by_id.setdefault(record.request, Request()).add(record)
+            if record.origin:
+                mine = self.origins.setdefault(record.request, {})
+                mine |= {name: value for name, value in record.origin if name not in mine}
         elif record.chain or record.status is not None or record.level in BAD:
             if len(self.loose) < _MAX_LOOSE:
                 self.loose.append(record)
@@ -290,6 +300,8 @@ class Requests:
             notes.append("no durations: what ran at the same time cannot be told")
         if "request" in self.fields and not self.fields.keys() & {"scope"}:
             notes.append("no customer, case or task ids: mixed-up requests cannot be seen")
+        if self.zoneless:
+            notes.append("its times name no zone and are taken for UTC")
         if self.skipped:
             notes.append(f"{self.skipped} of {self.lines} lines could not be read")
         found.sort(key=lambda each: each.start)
@@ -300,8 +312,7 @@ class Requests:
         tells anything; gives what is to be said of that."""
         answers = [at for at, record in enumerate(self.loose) if record.status is not None]
         for at in answers or range(len(self.loose)):
-            self.by_id[f"record-{at + 1}"] = request = Request()
-            request.add(self.loose[at])
+            self.add(replace(self.loose[at], request=f"record-{at + 1}"))
         failing = [at for at in answers if self.by_id[f"record-{at + 1}"].failed]
         if not answers:
             return (

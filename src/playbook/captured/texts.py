@@ -34,6 +34,12 @@ _UUID = re.compile(
 )
 """An id that stands by itself after level and time, as the lines of a Lambda have it."""
 _PAIR = re.compile(r"\b(\w*(?:[a-z]_?id|Id|canary))\s*[=:]\s*[\"']?([\w.-]{2,80})")
+_ORIGIN = re.compile(
+    r"\b(pid|host(?:name)?|pod|replica|instance|worker|version|region)[=: ]\s*[\"']?"
+    r"([\w.-]*\d[\w.-]*)",
+    re.IGNORECASE,
+)
+"""Which of several wrote a line: a name and something with a digit."""
 _STATUS = re.compile(r"\bstatus(?:[ _]?code)?[=: ]+(\d{3})\b|HTTP/\d(?:\.\d)?\" (\d{3})\b", re.I)
 _TOOK = re.compile(
     r"\b(?:duration|elapsed|took|latency|in|after|rt|request_time)(?:_(ms|s))?[=: ]+([\d.]+) ?"
@@ -72,6 +78,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
                         ("status", status), ("duration", took), ("scope", scope)):  # fmt: skip
         if found:
             requests.fields.setdefault(what, "text")
+    requests.zoneless |= at is not None and not fields.has_zone(at)
     message = (first[stamp.end() :] if stamp and not access else first).strip()
     caught = _CAUGHT.search(below)
     chain: tuple[Link, ...] = ()
@@ -101,6 +108,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         message=message,
         scope=scope,
         probe=fields.is_probe(first),
+        origin=tuple((name.lower(), value) for name, value in _ORIGIN.findall(first[:400])),
     )  # fmt: skip
     if balanced := _ALB.match(first):
         record = _balanced(record, balanced, first)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from .. import __version__
-from ..captured import read
+from ..captured import Captured, read
 from ..inject import Plan
 from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
@@ -55,6 +55,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
             ranked = [*late, *(each for each in ranked if each.cause != late[0].cause)]
         if ranked[0].cause == "unknown":
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
+        ranked = [_of_one(ranked[0], found), *ranked[1:]]
         note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"
@@ -87,6 +88,12 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         outcomes=found.outcomes,
         spans=found.spans,
     )
+
+
+def _of_one(first: Suspect, found: Captured) -> Suspect:
+    """With which of several processes, hosts or versions fails, where it is not all of them."""
+    of = differs.by_origin(found.outcomes, found.origins)
+    return replace(first, evidence=(*first.evidence, *of))
 
 
 def _telling(runs: Sequence[Run], whole: Run) -> Run:

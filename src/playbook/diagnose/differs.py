@@ -8,11 +8,11 @@ things as were looked at (Fisher's exact test, Bonferroni 1936).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import alike
-from ..model import Count, Finding, Span, Suspect
+from ..model import Count, Finding, Outcome, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from .facts import by_request, place
@@ -49,6 +49,29 @@ def told(ranked: Sequence[Suspect], run: Run) -> list[Suspect]:
     if first.cause != "unknown":
         return list(ranked)
     return [replace(first, evidence=(*first.evidence, *between(run))), *others]
+
+
+def by_origin(
+    outcomes: Sequence[Outcome], origins: Mapping[str, Mapping[str, str]]
+) -> list[Finding]:
+    """The process, host or version that failing requests have in common and others have not."""
+    known = [outcome for outcome in outcomes if outcome.request in origins]
+    sides = {failed: [o for o in known if o.failed is failed] for failed in (True, False)}
+    having: dict[tuple[str, str], Counter[bool]] = defaultdict(Counter)
+    for outcome in known:
+        for origin in origins[outcome.request].items():
+            having[origin][outcome.failed] += 1
+    common = {origin: who for origin, who in having.items() if who[True] >= LEAST}
+    sure = []
+    for (name, value), who in common.items():
+        here, there = (Count(len(sides[failed]), who[failed]) for failed in (True, False))
+        if (p_value := fell(here, there) * len(common)) < ALPHA:
+            told = (
+                f"{name} = {value}: {here.failures} of {here.attempts} that fail, "
+                f"{there.failures} of {there.attempts} that do not"
+            )
+            sure.append((p_value, told))
+    return [Finding(told, "outcomes") for _, told in sorted(sure)[:MOST]]
 
 
 def between(run: Run) -> list[Finding]:
