@@ -21,14 +21,15 @@ TARGETS = Path(__file__).parent / "targets_extra"
 
 
 def span(request: str, kind: str, name: str, seconds: float, **more: Any) -> Span:
+    start = more.pop("start", 0.0)
     return Span(
         id=more.pop("id", f"{request}{kind}{name}"),
         parent="",
         request=request,
         kind=kind,
         name=name,
-        start=more.pop("start", 0.0),
-        end=more.pop("start", 0.0) + seconds,
+        start=start,
+        end=start + seconds,
         fault=more.pop("fault", ""),
         attributes=more,
     )
@@ -45,7 +46,7 @@ def test_a_span_without_a_request_is_an_orphan_and_never_a_part() -> None:
     found = seen([run(1, span("r1", "tool", "look", 0.1), span("", "http", "GET /", 9.0))])
     assert (found.spans, found.found, found.coverage) == (2, 1, 0.5)
     assert [(it.kind, it.name, it.count) for it in found.orphans] == [("http", "GET /", 1)]
-    assert [part.name for part in found.parts] == ["look"]
+    assert [part.name for part in found.parts if part.kind != "code"] == ["look"]
     assert "without a request: 1 × http GET /" in str(found)
 
 
@@ -60,16 +61,42 @@ def test_each_part_is_told_alone_and_under_load_the_most_time_first() -> None:
     many = [span(f"r{n}", "tool", "look", 3.0) for n in range(10)]
     found = seen([run(10, *many, span("r1", "llm", "m", 0.2)), run(1, *alone)])
     assert (found.alone, found.loaded) == (1, 10)
-    first, second = found.parts
+    first, second, rest = found.parts
     assert (first.layer, first.alone_s, first.loaded_s, first.count) == ("tool", 0.1, 3.0, 11)
     assert (second.layer, second.loaded_s) == ("client", 0.2)
+    assert (rest.kind, rest.alone_s) == ("code", 0.8)
     tones = [row.tone for row in show.sheet(found).rows]
-    assert tones == ["warn", ""]
+    assert tones == ["warn", "", ""]
 
 
 def test_what_only_holds_others_is_no_part() -> None:
     holds = [span("r1", kind, kind, 1.0) for kind in ("request", "crew", "task", "flow")]
     assert seen([run(1, *holds)]).parts == ()
+
+
+def test_time_outside_all_calls_is_a_part_of_its_own() -> None:
+    """Of two requests of 10 s: one waits 7 s between its calls, which overlap for a second."""
+    spans = [
+        span("r1", "llm", "m", 2.0),
+        span("r1", "tool", "look", 2.0, start=1.0),
+        span("r1", "request", "r1", 10.0),
+        span("r2", "llm", "m", 12.0),
+    ]
+    outcomes = [Outcome("r1", "", True, 0.0, 10.0), Outcome("r2", "", True, 0.0, 10.0)]
+    found = seen([run(4, *spans, outcomes=outcomes)])
+    (rest,) = [part for part in found.parts if part.kind == "code"]
+    assert (rest.layer, rest.name, rest.count) == ("application", "outside all calls", 2)
+    assert rest.loaded_p95_s is not None
+    assert 6.0 < rest.loaded_p95_s <= 7.0
+    assert [part.count for part in found.parts if part.kind == "llm"] == [2]
+
+
+def test_a_call_of_the_targets_own_code_is_its_applications() -> None:
+    inside = {"playbook.within": "llm"}
+    spans = [span("r1", "http", "POST /ingest", 0.1), span("r1", "http", "POST /v1", 0.1, **inside)]
+    found = seen([run(1, *spans)])
+    layers = {part.name: part.layer for part in found.parts if part.kind == "http"}
+    assert layers == {"POST /ingest": "application", "POST /v1": "provider"}
 
 
 def test_nothing_was_run() -> None:

@@ -137,6 +137,15 @@ def quantile(values: Sequence[float], q: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
+def union(intervals: Iterable[tuple[float, float]]) -> float:
+    """Seconds that at least one of these (start, end) covers."""
+    total, until = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total
+
+
 def most_open(intervals: Iterable[tuple[float, float]]) -> int:
     """The most of these (start, end) that are open at one moment; one that ends as another
     begins is over."""

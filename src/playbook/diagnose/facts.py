@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import BROKEN, classify, parse
 from ..model import Count, Finding, Ladder, Link, Outcome, Span, Sweep
 from ..runner import Run
-from ..stats import most_open, quantile, slower
+from ..stats import most_open, quantile, slower, union
 
 _GENERIC = {
     "unknown",
@@ -334,23 +334,15 @@ def split(outcome: Outcome, spans: Sequence[Span]) -> dict[str, float]:
         if span.kind in ("llm", "http", "tool", "memory") or (span.kind == "wait" and place(span))
     ]
     idle = [(span.start, span.end) for span in spans if span.name == QUEUE]
-    taken = _union([*idle, *busy])
-    parts["queue"] = taken - _union(busy)
-    parts[OWN] = _union([(outcome.start, first), *idle, *busy]) - taken
+    taken = union([*idle, *busy])
+    parts["queue"] = taken - union(busy)
+    parts[OWN] = union([(outcome.start, first), *idle, *busy]) - taken
     return dict(parts)
 
 
 def covered(spans: Sequence[Span]) -> float:
     """Seconds that at least one of the spans covers."""
-    return _union([(span.start, span.end) for span in spans])
-
-
-def _union(intervals: Sequence[tuple[float, float]]) -> float:
-    total, until = 0.0, float("-inf")
-    for start, end in sorted(intervals):
-        total += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return total
+    return union((span.start, span.end) for span in spans)
 
 
 def dominant(outcome: Outcome, spans: Sequence[Span]) -> str:

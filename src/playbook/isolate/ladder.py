@@ -145,8 +145,10 @@ def _crew_rung(run: Run) -> Rung:
     failed = [outcome for outcome in run.outcomes if outcome.failed]
     seconds = [outcome.seconds for outcome in run.outcomes]
     detail = f"{len(failed)} of {len(run.outcomes)} requests fail"
+    tasks = Counter(span.request for span in run.spans if span.kind == "task")
+    many = max(tasks.values(), default=1)
     return Rung(
-        "one agent, one task",
+        "one agent, one task" if many == 1 else f"the least of it: {many} tasks",
         "orchestration",
         "failed" if failed else "ok",
         detail,
