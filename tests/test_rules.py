@@ -1151,6 +1151,29 @@ def test_a_service_that_is_never_reached_is_the_networks_and_goes_with_its_tool(
     assert first(found, alone(), hidden=True) in ("tool-error", "tool-slow")
 
 
+@pytest.mark.parametrize("at_tool", [True, False])
+def test_an_object_of_another_loop_is_the_loops_wherever_it_is_used(at_tool: bool) -> None:
+    names = each()
+    bound = "<asyncio.locks.Semaphore object> is bound to a different event loop"
+    spans = [
+        item
+        for name in names
+        for item in (
+            [*chat(name), *tool(name, 0.5, 0.6, wire=False, fault="event-loop-closed")]
+            if at_tool
+            else chat(name, fault="event-loop-closed")
+        )
+    ]
+    found = run([outcome(name, [Link("builtins.RuntimeError", bound)]) for name in names], spans)
+    assert first(found, alone()) == "client-across-loops"
+    signs_ = sorted(set(signs(found).values()))
+    planned = [
+        each.plan for each in interventions("client-across-loops", found, signs_, {}, crews=True)
+    ]
+    # Connections have nothing to do with a tool's lock.
+    assert planned == ([] if at_tool else [Plan(no_reuse=True)]) + [Plan(one_loop=True)]
+
+
 @pytest.mark.parametrize("alone_too", [False, True])
 def test_what_a_tools_service_says_is_told_beside_what_it_says_alone(alone_too: bool) -> None:
     taken = '409 Client Error: Conflict for url: http://register/a: {"error": "BA-07 is taken"}'

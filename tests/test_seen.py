@@ -99,6 +99,13 @@ def test_a_call_of_the_targets_own_code_is_its_applications() -> None:
     assert layers == {"POST /ingest": "application", "POST /v1": "provider"}
 
 
+def test_paths_that_hold_a_requests_own_input_are_one_part() -> None:
+    spans = [span(f"r{n}", "http", f"GET /tables/pbkmom3lg92c{n}", 0.1) for n in range(5)]
+    found = seen([run(5, *spans)])
+    (part,) = [part for part in found.parts if part.kind == "http"]
+    assert (part.name, part.count) == ("GET /tables/{canary}", 5)
+
+
 def test_nothing_was_run() -> None:
     assert seen([]).coverage == 1.0
     assert str(seen([]))

@@ -60,6 +60,8 @@ class Plan:
     """Connections that a client's pool may hold; 0 leaves it alone."""
     own_loops: bool = False
     """Each request of an asynchronous target on a loop and a thread of its own."""
+    one_loop: bool = False
+    """What threads run with `asyncio.run` shares one event loop (see `playbook.loops`)."""
     in_turn: bool = False
     """The kickoffs that one request has side by side run one after the other."""
     own_process: bool = False
@@ -157,7 +159,7 @@ _crews = threading.Lock()
 
 def use(plan: Plan) -> None:
     """Make `plan` the one that applies from now on in this process."""
-    from . import pins, tries
+    from . import loops, pins, tries
 
     global active, _not_before
     active, _not_before = plan, 0.0
@@ -166,6 +168,7 @@ def use(plan: Plan) -> None:
     if plan.storage:
         os.environ["CREWAI_STORAGE_DIR"] = plan.storage
     pins.use(plan.pin)
+    loops.use(plan.one_loop)
     tries.use(plan.tries)
 
 

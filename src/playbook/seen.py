@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from . import canary
 from .model import Orphan, Part, Seen, Span
 from .stats import quantile, union
 
@@ -82,7 +83,8 @@ def _parts(alone: Run, loaded: Run) -> tuple[Part, ...]:
 
 
 def _key(span: Span) -> _Key:
-    return layer(span), span.kind, span.name
+    # A path that holds a request's own input is the same part for all of them.
+    return layer(span), span.kind, canary.PATTERN.sub(canary.PLACEHOLDER, span.name)
 
 
 def _grouped(run: Run) -> dict[_Key, list[float]]:

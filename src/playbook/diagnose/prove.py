@@ -119,6 +119,9 @@ def interventions(
         return [apart, WITHOUT[cause]]
     if cause in FITTED and (fitted := FITTED[cause](run)):
         return [fitted]
+    if cause == "client-across-loops":
+        connections = any(s.place in ("llm", "memory", "") for s in found)
+        return [*([WITHOUT[cause]] if connections else []), ONE_LOOP]
     if cause in WITHOUT:
         return [WITHOUT[cause]]
     places = {s.place.removeprefix("tool:") for s in found if s.place.startswith("tool:")}
@@ -211,6 +214,7 @@ OF_A_TOOL = {
     *("dns-failure", "tls-failure", "connect-failure"),
 }
 """Causes that go with the tool that has them; the last three where they are on its own way."""
+ONE_LOOP = Intervention("one event loop for all threads", Plan(one_loop=True), aimed=False)
 ONE_AT_A_TIME = Intervention("one request at a time", Plan(), 1, broad=True)
 _CROWDED = {"cpu-saturation", "file-descriptors-exhausted", "tool-contention"}
 IN_TURN = Intervention("the kickoffs of a request one at a time", Plan(in_turn=True), broad=True)

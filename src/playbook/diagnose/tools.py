@@ -47,6 +47,10 @@ def named(sign: Sign, run: Run, evidence: Evidence) -> Named:
         # Its own words for a lock that is taken, and no service's answer.
         why = [fails, *said, *direct(evidence, name)]
         return [("tool-contention", 0.8, why), ("tool-error", 0.5, why)]
+    if sign.kind == "event-loop-closed":
+        # The tool's own client or lock; what the tool does is sound on the loop that made it.
+        why = [fails, *said, *direct(evidence, name)]
+        return [("client-across-loops", 0.8, why), ("tool-error", 0.5, why)]
     # On the way to some of its service's addresses, or at times.
     at_times = [(OF_CLASS[sign.kind], 0.5, [fails])] if sign.kind in ("dns", "tls", "proxy") else []
     return [("tool-error", 0.8, [fails, *said, *direct(evidence, name)]), *at_times]
