@@ -14,6 +14,7 @@ import pytest
 
 from playbook.bench import BudgetSpent
 from playbook.beside import waited
+from playbook.diagnose import after as afterwards
 from playbook.diagnose import judge, outside
 from playbook.diagnose.facts import Evidence, Sign, signs
 from playbook.diagnose.prove import interventions
@@ -275,12 +276,12 @@ def test_a_service_that_does_not_recover_has_something_taken_from_it(
     after: Sequence[Ask], cause: str
 ) -> None:
     evidence = Evidence(Sweep(), [served(ALONE, 1, "a"), served(many(ERROR), 10)])
-    found = outside.unrecovered([served(after, 10, "b"), served(after, 1, "c")], evidence)
+    found = afterwards.unrecovered([served(after, 10, "b"), served(after, 1, "c")], evidence)
     assert [each.cause for each in found[:1]] == [cause] * bool(cause)
     assert all("it does not recover" in each.evidence[0].finding for each in found)
     ill = Evidence(Sweep(), [served(after, 1, "a"), served(many(ERROR), 10)])
     if cause:
-        assert outside.unrecovered([served(after, 1, "c")], ill) == []  # it failed so before
+        assert afterwards.unrecovered([served(after, 1, "c")], ill) == []  # it failed so before
 
 
 def test_threads_that_ended_in_the_log_are_why_a_service_does_not_recover(tmp_path: Path) -> None:
@@ -295,9 +296,9 @@ def test_threads_that_ended_in_the_log_are_why_a_service_does_not_recover(tmp_pa
     )
     plain = Evidence(Sweep(), [alone, loaded])
     after = served(many(Ask(504, seconds=12.0), 3), 1, "c")
-    found = outside.unrecovered([after], plain)
+    found = afterwards.unrecovered([after], plain)
     assert found[0].cause == "connection-pool-exhausted"
-    first, *_ = outside.unrecovered([after], outside.joined(log, plain))
+    first, *_ = afterwards.unrecovered([after], outside.joined(log, plain))
     assert first.cause == "worker-exit"
     assert "2 threads ended with an exception: reader-3, reader-1" in first.evidence[0].finding
 
@@ -312,7 +313,7 @@ def test_threads_that_ended_in_the_log_are_why_a_service_does_not_recover(tmp_pa
     ],
 )
 def test_whether_it_recovers_is_asked_where_that_is_open(ask: Ask, open_: bool) -> None:
-    assert outside.can_recover(served(many(ask), 10)) is open_
+    assert afterwards.can_recover(served(many(ask), 10)) is open_
 
 
 def test_a_log_is_joined_by_our_ids_wherever_they_stand(tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ class Bench:
         """Values of different inputs tell requests apart."""
         self.lull_s = 0.0
         """Seconds without a request between a burst and each run, where a failure needs that."""
+        self.burst: Run | None = None
+        """The first burst before a lull, on connections that were not idle for long."""
         self.caught = False
         """Are requests served with what their own code catches told (see `inject.Plan.caught`)?"""
         self.recalls = False
@@ -414,12 +416,18 @@ class Bench:
             before = self._run("warm-up", concurrency, concurrency, first, worker, text)
             if any(outcome.failed for outcome in before.outcomes):
                 # Some of what it found was no use: now all is new.
-                self._run("warm-up", concurrency, concurrency, first, worker, text)
+                anew = self._run("warm-up", concurrency, concurrency, first, worker, text)
+                before = anew if anew.outcomes else before
+            self.burst = self.burst or before
         finally:
             self.lull_s = lull
         if lull and not plan.behind:
-            with self._at_work():
-                self._stop.wait(lull)
+            self.rest(lull)
+
+    def rest(self, seconds: float) -> None:
+        """Send nothing for so long, or until somebody stops it."""
+        with self._at_work():
+            self._stop.wait(min(seconds, max(self.seconds_left, 0.0)))
 
     def _find_out(self, worker: Worker | None) -> None:
         """Whom a request calls and what it costs is seen from one, before many are sent."""

@@ -16,7 +16,7 @@ from ..model import Count, Finding, Proof, Result, Suspect, Verdict
 from ..runner import Run
 from ..stats import attempts_needed, fell, quantile, wilson
 from ..sweep import FULL, row
-from . import differs, outside
+from . import after, differs, outside
 from .facts import STALLS, Evidence, Sign, fingerprints, masked, signs
 from .inputs import which_inputs
 from .leak import leak, suspected
@@ -102,8 +102,9 @@ def judge(case: Case) -> Verdict:
     ranked: list[Suspect] = []
     tried: dict[str, Trial] = {}
     dead: list[Suspect] = []
+    stands: list[Finding] = []
     try:
-        dead = _dead(case, runs, run)
+        dead, stands = _afterwards(case, runs, run)
         if case.step("ladder") is None and not dead:
             case.isolate()
         if not case.bench.kind:
@@ -124,9 +125,9 @@ def judge(case: Case) -> Verdict:
         else:
             ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
         if outside.seen(run) and not dead:
-            ranked = outside.sure(ranked, kinds, evidence)
             later = [trial.during for trial in tried.values() if proof is None]
-            ranked = _each_once([*outside.unrecovered(later, evidence), *ranked])
+            ranked = outside.sure(ranked, kinds, evidence)
+            ranked = _each_once([*after.unrecovered(later, evidence), *ranked])
     except BudgetSpent:
         note = "the budget was spent before an intervention could prove it"
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
@@ -134,20 +135,28 @@ def judge(case: Case) -> Verdict:
     if ranked and (uneven_ := which_inputs(runs)):
         ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *uneven_))
     ranked = _with_lines(case, differs.told(ranked, run))
+    ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *stands))
     first = ranked[0]
     if first.score < 0.3 and proof is None:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
         ranked.insert(0, first)
         note = note or "no entry of the catalogue survived its intervention"
-    spent = _reduced(case, alone=first.cause == "resource-leak" and proof is not None)
+    leaks = first.cause == "resource-leak" and (proof is not None or bool(dead))
+    spent = _reduced(case, alone=leaks or bool(stands))
     note = note or spent
     if proof is None and not note:
         note = _unproven(first.cause, tried)
     if case.spec.kind == "http":
-        joined = bool(evidence_of(case, runs).joined)
-        told = outside.note(first.cause, logs=case.logs, joined=joined, others=ranked)
-        note = "; ".join(text for text in (note, told, refused) if text)
+        note = _of_a_service(case, runs, ranked, note, refused)
     return _verdict(case, outcome, first, ranked, proof, first.score, note)
+
+
+def _of_a_service(case: Case, runs: Sequence[Run], ranked: Sequence[Suspect], *notes: str) -> str:
+    """The notes, and what the verdict of a service leaves open."""
+    joined = bool(evidence_of(case, runs).joined)
+    told = outside.note(ranked[0].cause, logs=case.logs, joined=joined, others=ranked)
+    first, *others = notes
+    return "; ".join(text for text in (first, told, *others) if text)
 
 
 def _sought(case: Case, runs: Sequence[Run]) -> Run | None:
@@ -162,17 +171,29 @@ def _sought(case: Case, runs: Sequence[Run]) -> Run | None:
     return run
 
 
-def _dead(case: Case, runs: Sequence[Run], run: Run) -> list[Suspect]:
-    """Does a service that answered one request at a time do so no more, now that it was under
-    load?"""
+def _afterwards(case: Case, runs: Sequence[Run], run: Run) -> tuple[list[Suspect], list[Finding]]:
+    """What one request at a time meets now that a service was under load, and did not before: the
+    suspects where it serves no more, or ever more slowly; and where the failure says itself what
+    it is, that it takes no load any more."""
     alone = next((each for each in runs if each.concurrency == 1), None)
     if alone is None or signs(alone) or run.concurrency == 1 or not outside.seen(run):
-        return []
-    if case.bench.lull_s or not outside.can_recover(run):
-        return []
+        return [], []
+    named = after.stands(run)
+    if case.bench.lull_s or not (named or after.can_recover(run)):
+        return [], []
     text = "one at a time, after the load: does it recover?"
-    after = case.bench.run("isolate", outside.FEW, 1, text=text)
-    return outside.unrecovered([after], evidence_of(case, runs))
+    later = case.bench.run("isolate", after.ASKED, 1, text=text)
+    if named:
+        return [], [found for found in [after.still(alone, later)] if found is not None]
+    if dead := after.unrecovered([later], evidence_of(case, runs)):
+        return dead, []
+    if after.slowed(alone, later):
+        # What callers gave up may still be worked on.
+        case.bench.rest(after.SETTLED_S)
+        text = "one at a time, once more: is it still slower than before the load?"
+        later = case.bench.run("isolate", after.MORE, 1, text=text)
+        return after.piles_up(alone, later), []
+    return [], []
 
 
 def _reduced(case: Case, *, alone: bool) -> str:
@@ -453,6 +474,9 @@ def _after_a_lull(case: Case, runs: Sequence[Run]) -> None:
             lulled.extend(bench.run("lull", width, width, text=text))
             if not signs(lulled):
                 break
+    if bench.burst is not None and _beyond_doubt(list(signs(bench.burst).values())):
+        # It failed as soon as more was asked, without any lull.
+        bench.lull_s, lulled = 0.0, bench.burst
     if _beyond_doubt(list(signs(lulled).values())):
         most.become(lulled)
         _measured(case, most)

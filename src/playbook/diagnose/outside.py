@@ -95,7 +95,6 @@ def sign(outcome: Outcome, spans: Sequence[Span]) -> Sign:
 
 def explains_itself(run: Run) -> bool:
     """Do the failures of the run say why, so that no experiment has to tell?"""
-    from .facts import signs
 
     found = signs(run)
     told = {"crossed", "deadline", "application-error", *_BY_NAME, *CUT, *CONNECT}
@@ -414,7 +413,6 @@ def _fan_out(evidence: Evidence, weight: float, texts: list[Finding]) -> Named:
 
 def late(run: Run) -> bool:
     """Do requests fail because of the time they take?"""
-    from .facts import signs
 
     found = signs(run)
     return bool(_at_a_deadline(found, run)) or any(
@@ -745,53 +743,6 @@ _NEEDS_LOAD = frozenset(
     }
 )
 """Causes that one request at a time does not meet."""
-
-
-def can_recover(run: Run) -> bool:
-    """Is it open whether the service that failed so serves the next request?
-
-    Where requests wait in vain. One that is turned away may have met a limit, whose time is
-    not over when it is asked again.
-    """
-    kinds = {each.kind for each in signs(run).values()}
-    return late(run) and not kinds & {"crossed", "hung", "worker-died", *CONNECT}
-
-
-def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
-    """Does it fail one at a time as well, now that it was under load, and did not before?
-
-    Then something that requests take is not given back, and whatever was tried since met a
-    service that was broken already.
-    """
-    from .rules import layer_of
-
-    alone = evidence.alone
-    after = next((run for run in during if run.concurrency == 1), None)
-    if alone is None or after is None or min(len(alone.outcomes), len(after.outcomes)) < FEW:
-        return []
-    before, now = failed(alone), failed(after)
-    if _share(after) < 0.8 or fell(now, before) >= 0.03:
-        return []
-    text = (
-        f"one at a time {now.failures} of {now.attempts} fail now, {before.failures} of "
-        f"{before.attempts} did before the load: it does not recover, so what serves a request (a "
-        "connection of a pool, a worker, a descriptor) was used up, or has ended"
-    )
-    kinds = {each.kind for each in signs(after).values()}
-    waits = bool(kinds & {"deadline", "hung", "read-timeout", "timeout", "pool-timeout"})
-    causes: tuple[str, ...] = ("connection-pool-exhausted", "worker-exit", "resource-leak")
-    causes = causes if waits else causes[::-1]
-    findings = [Finding(text, "prove")]
-    if ended := evidence.ended:
-        # What worked on the requests died one by one: the log has the end of each.
-        causes = ("worker-exit", *(each for each in causes if each != "worker-exit"))
-        told = f"{len(ended)} threads ended with an exception: {', '.join(ended[:4])}"
-        findings.insert(0, Finding(told, "logs"))
-    scores = (0.75 if ended else 0.6, 0.45, 0.4)
-    return [
-        Suspect(cause, layer_of(cause), score, tuple(findings))
-        for cause, score in zip(causes, scores, strict=True)
-    ]
 
 
 def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidence) -> list[Suspect]:
