@@ -42,6 +42,7 @@ def uneven(groups: Sequence[Count]) -> float:
     of the same margins drawn at random (Monte Carlo, as Hope 1968; small counts need no care)."""
     import numpy as np
 
+    groups = [group for group in groups if group.attempts]
     attempts = np.array([group.attempts for group in groups])
     failures = np.array([group.failures for group in groups])
     total = int(failures.sum())
@@ -60,6 +61,7 @@ def bunching(groups: Sequence[Count]) -> float:
     chance explains it. Attempts divided by it count as if they were independent."""
     if uneven(groups) >= BUNCHED:
         return 1.0
+    groups = [group for group in groups if group.attempts]
     total = sum(group.failures for group in groups) / sum(group.attempts for group in groups)
     spread = sum(
         (group.failures - group.attempts * total) ** 2 / (group.attempts * total * (1 - total))

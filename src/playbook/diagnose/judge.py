@@ -262,16 +262,20 @@ def _try(
 ) -> tuple[list[Suspect], Proof | None]:
     """Intervene against the likeliest causes in turn until one is proven.
 
-    How the most specific intervention against each went is left in `tried`, by cause.
+    How the most specific intervention against each went is left in `tried`, by cause; what is
+    known by then in `ranked`, also where the budget ends before that.
     """
     bench = case.bench
 
     def serve(number: int, width: int, plan: Plan, text: str) -> Run:
         if bench.afford(number) < min(number, width):
             raise BudgetSpent  # fewer at once than failed would prove nothing
-        return bench.run("prove", number, width, plan, text=text)
+        served = bench.run("prove", number, width, plan, text=text)
+        if not served.outcomes:
+            raise BudgetSpent  # its time was over before anybody had an answer
+        return served
 
-    judged = list(ranked)
+    judged, ranked = ranked, list(ranked)
     unnamed = outside.seen(run) and not outside.explains_itself(run)
     alone: dict[int, Intervention] = {}
 
@@ -289,17 +293,19 @@ def _try(
         )
 
     every = list(enumerate(ranked[:MOST_SUSPECTS]))
-    if every[0][1].cause == "platform-timeout" and not outside.seen(run):
-        # A longer deadline helps whatever is late: what takes away one reason is tried before.
-        every.sort(key=lambda item: not any(each.narrow for each in offered(item[1])))
+    every.sort(key=lambda item: _waits_for_others(ranked[0], run, offered(item[1])))
     for index, suspect in every:
         missed: list[Finding] = []
         # Faults that hide beside each other do not hide each other: one cause takes its own away.
         own = signs_of(suspect.cause, found, run, evidence) if hidden else found
         for intervention in offered(suspect):
-            trial = prove(
-                intervention, run, own, serve, hidden=hidden, deadline_s=evidence.deadline_s
-            )
+            try:
+                trial = prove(
+                    intervention, run, own, serve, hidden=hidden, deadline_s=evidence.deadline_s
+                )
+            except BudgetSpent:
+                judged[index] = _with(judged[index], missed)
+                raise
             if not (trial.accepted or intervention.aimed):
                 continue
             tried.setdefault(suspect.cause, trial)
@@ -315,15 +321,16 @@ def _try(
                 # The longer timeout only hides a provider that load makes slow.
                 name = "provider-slow"
             known = replace(suspect, cause=name, layer=layer_of(name))
-            known = replace(known, evidence=(*known.evidence, *missed))
+            known = _with(known, missed)
             judged[index] = proven(known, trial.proof.p_value, broad=intervention.broad)
             return _each_once([*judged, *_left(trial, name, evidence)]), trial.proof
         went = tried.get(suspect.cause)
         if index == 0 and went is not None and went.full:
             return _each_once(judged), None  # a longer deadline helps those that lack CPU, too
         undecided = went is not None and (went.undecided or went.full)
+        judged[index] = _with(suspect, missed)
         if went is not None and not undecided:
-            judged[index] = refuted(suspect, guessed=unnamed)
+            judged[index] = refuted(judged[index], guessed=unnamed)
         judged[index] = _corroborated(judged[index], evidence)
         likeliest = judged[index].score >= max(0.6, *(other.score for other in judged))
         if index == 0 and likeliest and not undecided:
@@ -370,6 +377,16 @@ NO_OBJECT = Finding(
 )
 SECOND = 0.6
 """The most that is said of a cause that shows once another is taken away, and is not tried."""
+
+
+def _waits_for_others(first: Suspect, run: Run, offered: Sequence[Intervention]) -> bool:
+    """A longer deadline helps whatever is late: what takes away one reason is tried before."""
+    nested = first.cause == "platform-timeout" and not outside.seen(run)
+    return nested and not any(each.narrow for each in offered)
+
+
+def _with(suspect: Suspect, findings: Sequence[Finding]) -> Suspect:
+    return replace(suspect, evidence=(*suspect.evidence, *findings))
 
 
 def _together(alone: Sequence[Intervention]) -> Intervention | None:

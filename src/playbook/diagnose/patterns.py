@@ -483,7 +483,9 @@ def _late_by_faults(found: Mapping[str, Sign], run: Run, _: Evidence) -> Pattern
     ):
         return None
     text = f"{times} of {len(late)} late requests met a fault that was tried again: {sign}"
-    return Pattern(OF_CLASS[sign.kind], (Finding(text, "spans"),), 0.82)
+    # Tokens are counted beside the real call: that the count is refused need delay nobody.
+    cause = "hidden-preflight" if sign.place == "preflight" else OF_CLASS[sign.kind]
+    return Pattern(cause, (Finding(text, "spans"),), 0.82)
 
 
 def _of_tool(at: str) -> bool:

@@ -231,6 +231,11 @@ OF_ITS_OWN: Mapping[str, Sequence[Intervention]] = {
         LONGER,
         ONE_AT_A_TIME,
     ),
+    "tool-error": (
+        Intervention(
+            "at most 2 of the target's own calls in flight", Plan(limit=2, own_calls=True)
+        ),
+    ),
 }
 """For the calls that the target's own code makes, by the cause that they show."""
 _UNREACHED = {"provider-auth", "dns-failure", "tls-failure", "connect-failure"}
@@ -453,8 +458,7 @@ def prove(
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             return Trial(proof, False, during, full=_full_now(run, during, before, mine))
-        number = max(level, min(size, 20), least)
-        again = serve(number, level, Plan(), "back again")
+        again = serve(_put_back(run, max(level, min(size, 20), least), back), level, Plan(), BACK)
         alike.append(counted(again))
         back = _sum(back, alike[-1])
         if intervention.renewed and recovers(again.outcomes):
@@ -478,7 +482,21 @@ def prove(
             longer = intervention.plan.deadline_factor != 1.0
             edge = not longer and _only_just(without, during.outcomes, deadline_s)
             return Trial(proof, not edge, during, edge=edge)
+        if not intervention.least and _went_by_itself(before, back):
+            break  # nor would it come back the next time
     return Trial(proof, False, during or run, undecided=True, bunched=factor > 1.0)
+
+
+BACK = "back again"
+MOST_BACK = 40
+"""Requests with which a failure that did not come back is asked for again, at most."""
+
+
+def _put_back(run: Run, number: int, back: Count) -> int:
+    """How many requests ask whether it fails again: where so few did not meet it the last time,
+    as many as it was seen with."""
+    missed = back.attempts and not back.failures
+    return max(number, min(len(run.outcomes), MOST_BACK)) if missed else number
 
 
 def _went_by_itself(before: Count, back: Count) -> bool:

@@ -287,6 +287,16 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         return [
             ("memory-error", 0.8, [Finding(f"the memory's own call fails: {sign.kind}", "spans")])
         ]
+    if sign.place == "preflight" and sign.kind in OF_CLASS:
+        counts = [span for span in run.spans if span.kind == "http" and place(span) == sign.place]
+        refused = sum(bool(span.fault) for span in counts)
+        text = (
+            f"{refused} of {len(counts)} calls that only count tokens: {sign.kind}; "
+            f"{sum(bool(call.fault) for call in model_attempts(run.spans))} of "
+            f"{len(model_attempts(run.spans))} model calls fail"
+        )
+        found = [Finding(text, "spans")]
+        return [("hidden-preflight", 0.8, found), (OF_CLASS[sign.kind], 0.5, found)]
     if sign.kind in ("read-timeout", "timeout", "write-timeout"):
         return _model_timeout(run, evidence)
     burst = most_at_once(run.spans)
@@ -645,11 +655,14 @@ def _only_overlapping(run: Run, alone: Run | None) -> bool:
 
 BROADLY = 0.9
 """The most that an intervention shows which takes other causes away as well."""
+UNSEEN = 0.8
+"""The same for a mixing of data that nobody has seen: whoever is alone waits for nobody either."""
 
 
 def proven(suspect: Suspect, p_value: float, *, broad: bool = False) -> Suspect:
     """The suspect after a successful intervention; a `broad` one needs what was seen beside it."""
-    most = BROADLY if broad and not _seen(suspect) else 0.98
+    guessed = UNSEEN if suspect.cause == "shared-mutable-state" else BROADLY
+    most = guessed if broad and not _seen(suspect) else 0.98
     return replace(suspect, score=round(min(most, 1.0 - max(p_value, 0.02)), 3))
 
 
