@@ -337,11 +337,11 @@ def test_less_load_alone_makes_nobody_sure() -> None:
     run = served([*many(ERROR, 6), *many(OK, 4)], 10)
     evidence = Evidence(Sweep(), [served(ALONE, 1), run], Ladder((pairs(0),)))
     ranked = [replace(item, score=0.98) for item in suspects(signs(run), run, evidence)]
-    sure = outside.sure(ranked, signs(run), evidence)
+    sure = outside.sure(ranked, signs(run), run, evidence)
     assert (sure[0].cause, sure[0].score) == ("provider-rate-limit", 0.7)
     # What the answers say themselves is another matter.
     told = served(many(Ask(429, "slow down")), 10)
-    assert outside.sure(ranked, signs(told), evidence) == ranked
+    assert outside.sure(ranked, signs(told), told, evidence) == ranked
 
 
 def test_the_log_of_a_service_names_what_was_inside(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ def test_a_log_that_names_no_cause_makes_nothing_surer() -> None:
     for kind, score in (("server-error", 0.85), ("unknown", 0.85), ("executor-busy", 0.98)):
         inner = {f"r{n}": Sign(kind) for n in range(4)}
         evidence = Evidence(Sweep(), [served(ALONE, 1), run], inner=inner)
-        assert outside.sure(surely, signs(run), evidence)[0].score == score
+        assert outside.sure(surely, signs(run), run, evidence)[0].score == score
 
 
 def test_a_log_that_does_not_say_whose_its_failures_are_still_tells_what_they_were(
@@ -575,3 +575,159 @@ def test_pairs_have_single_ones_at_their_pace_as_control(single: Ask, rungs: lis
     found = apart.pairs(bench, Ladder(), served(many(ERROR), 10), served(ALONE, 1, "a"))
     assert [rung.name for rung in found.rungs] == rungs
     assert [rung.failures for rung in found.rungs[1:2]] == [4 * (single is ERROR)]
+
+
+# --- after the load ---------------------------------------------------------------------------
+
+CONTEXT = Ask(500, '{"reason": "LLM context length exceeded"}')
+
+
+@pytest.mark.parametrize(
+    ("later", "told"), [(many(CONTEXT, 3), True), (many(OK, 3), False), ([CONTEXT, OK, OK], False)]
+)
+def test_what_names_itself_and_fails_alone_by_now_takes_no_load(
+    later: Sequence[Ask], told: bool
+) -> None:
+    assert afterwards.stands(served(many(CONTEXT), 10))
+    assert afterwards.stands(served([*many(CONTEXT), Ask(raised="Hung: no end")], 10)) is False
+    found = afterwards.still(served(ALONE, 1, "a"), served(later, 1, "c"))
+    assert (found is not None) is told
+    ill = served([CONTEXT, *ALONE], 1, "a")
+    assert afterwards.still(ill, served(later, 1, "c")) is None  # it did so before
+
+
+@pytest.mark.parametrize(("seconds", "grown"), [(0.6, True), (0.25, False)])
+def test_requests_that_stay_slow_when_they_are_alone_again_leave_something_behind(
+    seconds: float, grown: bool
+) -> None:
+    before = served(many(OK, 8), 1, "a")
+    later = served(many(replace(OK, seconds=seconds), 6), 1, "c")
+    assert afterwards.slowed(before, later) is grown
+    found = afterwards.piles_up(before, later)
+    assert [each.cause for each in found] == ["resource-leak", "event-handler-slow"] * grown
+    # Three of them may be chance, and what failed says nothing of how long it takes.
+    assert afterwards.piles_up(before, served(many(replace(OK, seconds=0.6), 2), 1, "c")) == []
+    assert afterwards.piles_up(before, served(many(replace(ERROR, seconds=0.6), 6), 1, "c")) == []
+
+
+# --- what ends together -----------------------------------------------------------------------
+
+
+def timed_out(start: float, end: float) -> Ask:
+    return Ask(504, '{"error": "the model took too long"}', start=start, seconds=end - start)
+
+
+def test_failures_that_end_together_at_different_ages_have_one_event() -> None:
+    """One signal for all calls of a process: whoever is in flight goes with who is late."""
+    torn = [timed_out(0.3 * n, 3.0 + 0.002 * n) for n in range(8)]
+    run = served([*torn, *many(OK, 8)], 8)
+    first, *_ = suspects(signs(run), run, Evidence(Sweep(), [served(ALONE, 1, "a"), run]))
+    assert first.cause == "shared-mutable-state"
+    assert "8 of 8 failures end together" in first.evidence[1].finding
+    # Those that were given up at one age have a timeout: they end as far apart as they began.
+    apart = served([*(timed_out(0.3 * n, 0.3 * n + 2.5) for n in range(8)), *many(OK, 8)], 8)
+    first, *_ = suspects(signs(apart), apart, Evidence(Sweep(), [served(ALONE, 1, "a"), apart]))
+    assert first.cause != "shared-mutable-state"
+    # A server that was held up lets all go at once.
+    held = Evidence(Sweep(), [served(ALONE, 1, "a"), run], Ladder((slow(outside.BESIDE),)))
+    assert suspects(signs(run), run, held)[0].cause == "event-loop-blocked"
+
+
+# --- who is worked on, and how many -----------------------------------------------------------
+
+
+def flowing(width: int, at_a_time: int, number: int) -> Run:
+    """So many requests of a second each through so few places, the late ones too late at 6 s."""
+    asks = []
+    for n in range(number):
+        seconds = 1.0 + n // at_a_time
+        late = seconds > 6.0
+        asks.append(Ask(504, seconds=6.0) if late else Ask(seconds=seconds))
+    return served(asks, width, f"w{width}-")
+
+
+@pytest.mark.parametrize(("at_a_time", "told"), [(4, True), (30, False)])
+def test_so_many_at_a_time_however_many_ask(at_a_time: int, told: bool) -> None:
+    alone = served([Ask(seconds=1.0)] * 5, 1, "a")
+    ten, thirty = flowing(10, at_a_time, 10), flowing(30, at_a_time, 30)
+    if not told:
+        thirty = served([Ask(504, seconds=6.0)] * 5 + [Ask(seconds=1.0)] * 25, 30, "w30-")
+    evidence = Evidence(Sweep(), [alone, ten, thirty])
+    ranked = suspects(signs(thirty), thirty, evidence)
+    assert ranked[0].cause == "platform-timeout"
+    assert ("are worked on at a time" in str(ranked[0].evidence)) is told
+    assert ("connection-pool-exhausted" in [each.cause for each in ranked]) is told
+
+
+def test_a_log_without_a_429_is_no_witness_of_a_rate_limit() -> None:
+    run = served([*many(ERROR, 6), *many(OK, 4)], 10)
+    plain = Evidence(Sweep(), [served(ALONE, 1, "a"), run])
+    limited = [Suspect("provider-rate-limit", "provider", 0.98)]
+    read = replace(plain, joined=10, inner={"r0": Sign("server-error")})
+    for evidence, most in (
+        (plain, 0.7),
+        (read, 0.4),
+        (replace(read, inner={"r9": Sign("rate-limit")}), 0.7),
+        (replace(read, unclaimed={"rate-limit": 5}), 0.7),
+    ):
+        assert outside.sure(limited, signs(run), run, evidence)[0].score == most
+
+
+# --- answers that name others -----------------------------------------------------------------
+
+
+def answered(own: str, others: str) -> str:
+    return json.dumps({"rider": own, "sharing_with": [others], "note": "fine"})
+
+
+@pytest.mark.parametrize(
+    ("texts", "field_"),
+    [
+        (answered, "sharing_with"),
+        (lambda own, other: answered(other, other), ""),  # its own is not there
+        (lambda own, other: answered(f"{own} {other}", other), ""),
+        (lambda own, other: f"{own} with {other}", ""),
+    ],
+)
+def test_others_in_one_field_only_may_be_meant(texts: Any, field_: str) -> None:
+    run = served(many(replace(OK, foreign=("pbk0000000099",))), 10)
+    run.outcomes = [
+        replace(outcome, result=texts(outcome.canary, "pbk0000000099")) for outcome in run.outcomes
+    ]
+    evidence = Evidence(Sweep(), [served(ALONE, 1, "a"), run])
+    ranked = suspects(signs(run), run, evidence)
+    assert ranked[0].cause == "shared-mutable-state"
+    told = str(ranked[0].evidence)
+    assert ("`sharing_with` only" in told) is bool(field_)
+    (first,) = outside.sure([replace(ranked[0], score=0.98)], signs(run), run, evidence)
+    assert first.score == (0.7 if field_ else 0.98)
+
+
+# --- work that is only accepted ---------------------------------------------------------------
+
+
+def accepting(status: int) -> Run:
+    run = served(many(OK), 10)
+    for span in run.spans:
+        span.attributes["http.response.status_code"] = status
+    return run
+
+
+def test_what_becomes_of_accepted_work_stands_in_the_log(tmp_path: Path) -> None:
+    run = accepting(202)
+    assert outside.only_accepted([run])
+    assert not outside.only_accepted([accepting(200)])
+    log = tmp_path / "desk.log"
+    fine = "2026-05-01 10:00:0{n},000 INFO desk: request_id=r{n} report done\n"
+    bad = (
+        "2026-05-01 10:00:0{n},000 ERROR desk: request_id=r{n} report failed\n"
+        "Traceback (most recent call last):\nopenai.RateLimitError: Error code: 429 - slow down\n"
+    )
+    evidence = Evidence(Sweep(), [served(ALONE, 1, "a"), run])
+    log.write_text("".join((bad if n < 4 else fine).format(n=n) for n in range(10)))
+    first = outside.behind(outside.joined(log, evidence))
+    assert first is not None
+    assert (first.cause, first.score) == ("provider-rate-limit", 0.7)
+    assert "4 failures of work that was accepted (4 of them of requests by their id)" in str(first)
+    log.write_text("".join((bad if n < 2 else fine).format(n=n) for n in range(10)))
+    assert outside.behind(outside.joined(log, evidence)) is None  # two are too few

@@ -281,3 +281,9 @@ def test_failures_in_bunches_accuse_nobody() -> None:
 @pytest.mark.parametrize("rates", [(0.5, 0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.3,)])
 def test_groups_alike_are_not_bunched(rates: tuple[float, ...]) -> None:
     assert bunching([Count(20, round(20 * rate)) for rate in rates]) == 1.0
+
+
+def test_a_group_in_which_nobody_was_asked_tells_nothing() -> None:
+    groups = [Count(40, 20), Count(40, 0), Count(40, 19)]
+    assert bunching([*groups, Count(0, 0)]) == bunching(groups) > 1.0
+    assert bunching([Count(0, 0), Count(0, 0)]) == 1.0

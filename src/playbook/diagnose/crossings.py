@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..model import Crossing, Crossings, Finding, Span
@@ -41,6 +42,37 @@ def crossings(run: Run) -> list[Finding]:
         for outcome in run.outcomes
         if outcome.foreign
     ]
+
+
+def in_one_field(run: Run) -> str:
+    """The field of a JSON answer in which alone other requests' data stand, where each of these
+    answers has its own request's data in another field; empty where it is not so."""
+    names: set[str] = set()
+    for outcome in run.outcomes:
+        if not outcome.foreign:
+            continue
+        try:
+            fields = list(_leaves(json.loads(outcome.result)))
+        except ValueError:
+            return ""
+        theirs = {name for name, text in fields if any(token in text for token in outcome.foreign)}
+        own = {name for name, text in fields if outcome.canary in text}
+        if len(theirs) != 1 or not own or own & theirs:
+            return ""
+        names |= theirs
+    return names.pop() if len(names) == 1 else ""
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Texts by the dotted name of their field; the place in a list is no part of it."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item, name)
+    else:
+        yield name, str(value)
 
 
 def _told(crossing: Crossing) -> str:

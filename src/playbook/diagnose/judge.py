@@ -70,6 +70,27 @@ def _leak(case: Case, runs: Sequence[Run]) -> Verdict | None:
     return _verdict(case, "degraded", first, [first], None, first.score, note)
 
 
+def _accepted(case: Case, runs: Sequence[Run]) -> Verdict | None:
+    """Nothing failed; but did the answers only take work on that fails later, as a log tells?"""
+    if case.logs is None or not outside.only_accepted(runs):
+        return None
+    size = -1
+    for _ in range(PATIENT_LOOKS):
+        if size == (size := case.logs.stat().st_size if case.logs.is_file() else 0):
+            break
+        case.bench.rest(QUIET_S)
+    first = outside.behind(evidence_of(case, runs))
+    if first is None:
+        return None
+    note = "the callers were answered 202 and know nothing of it; nothing was tried against it"
+    return _verdict(case, "degraded", first, [first], None, first.score, note)
+
+
+QUIET_S = 3.0
+"""Seconds without a new line after which a log has nothing more to say of accepted work."""
+PATIENT_LOOKS = 8
+
+
 def _beyond_doubt(found: Sequence[Sign]) -> bool:
     if any(sign.kind in ("hung", "worker-died") for sign in found):
         return True
@@ -85,7 +106,7 @@ def judge(case: Case) -> Verdict:
     run = _sought(case, runs)
     if run is None:
         # Of a service only our own client's process could be measured.
-        found = None if case.spec.kind == "http" else _leak(case, runs)
+        found = _accepted(case, runs) if case.spec.kind == "http" else _leak(case, runs)
         return found or _no_fault(case, runs, refused)
     if _ourselves(run):
         note = (
@@ -126,7 +147,7 @@ def judge(case: Case) -> Verdict:
             ranked, proof = _try(case, ranked, run, evidence, same, hidden, tried)
         if outside.seen(run) and not dead:
             later = [trial.during for trial in tried.values() if proof is None]
-            ranked = outside.sure(ranked, kinds, evidence)
+            ranked = outside.sure(ranked, kinds, run, evidence)
             ranked = _each_once([*after.unrecovered(later, evidence), *ranked])
     except BudgetSpent:
         note = "the budget was spent before an intervention could prove it"
@@ -597,6 +618,11 @@ def _no_fault(case: Case, runs: Sequence[Run], refused: str = "") -> Verdict:
         "the memory brings other requests' data by design: mixing was not looked for": (
             case.bench.recalls
         ),
+        "the answers only accept work (202), and what becomes of it is not seen: give the log "
+        "with --logs": asked and case.logs is None and outside.only_accepted(runs),
+        "the answers only accept work (202); its log tells of no failure of it": asked
+        and case.logs is not None
+        and outside.only_accepted(runs),
         "no answer carries its own request's data: mixed-up data could not be seen": asked
         and not case.bench.blind
         and not outside.told_apart(runs),

@@ -21,7 +21,7 @@ from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from .catalogue import OF_CLASS
-from .crossings import crossings
+from .crossings import crossings, in_one_field
 from .facts import Evidence, Named, Sign, failed, grows, place, signs, widest
 
 PLACE = "endpoint"
@@ -264,6 +264,12 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         scores = {name: min(each, 0.4) for name, each in scores.items()}
         scores["shared-mutable-state"] = 0.85
         findings["shared-mutable-state"] += crossings(run)[:2]
+        if name := in_one_field(run):
+            text = (
+                f"each answer has its own request's data as well, and others' in `{name}` only: if "
+                "that field is there to name others, this is no fault"
+            )
+            findings["shared-mutable-state"].append(Finding(text, "outcomes"))
     return sorted(
         (
             Suspect(
@@ -300,14 +306,15 @@ def _causes(
             ("cpu-saturation", 0.5, held),
             ("platform-timeout", 0.5, texts),
         ]
-    if kind == "deadline":
+    if kind not in CONNECT and not _held_up(evidence) and (event := _one_event(found, run)):
+        # What has its own time to end, a timeout or a deadline, ends at one age.
+        return [("shared-mutable-state", 0.7, event), *_named_by(kind, event)]
+    if kind == "deadline" or (late and kind in {"server-error", *CUT}):
         texts = late or _overruns(found, run, evidence)
-        growth = _growth(run, evidence)
+        growth, few = _growth(run, evidence), _few_at_a_time(evidence)
         slow: Named = [("provider-slow", 0.45, growth)] if growth else []
-        return [("platform-timeout", 0.8, [*texts, *growth]), *slow]
-    if late and kind in {"server-error", *CUT}:
-        growth = _growth(run, evidence)
-        return [("platform-timeout", 0.8, [*late, *growth]), ("provider-slow", 0.35, growth)]
+        pool: Named = [("connection-pool-exhausted", 0.45, few)] if few else []
+        return [("platform-timeout", 0.8, [*texts, *growth, *few]), *slow, *pool]
     if kind in ("read-timeout", "timeout"):
         # Somebody inside gave up on a call, and says so.
         growth, said = _growth(run, evidence), _words(found, run, one)
@@ -327,6 +334,48 @@ def _causes(
         limit: Named = [(cause, weight, [*_asked(run), *_words(found, run, one)])]
         return [*_fan_out(evidence, 0.82, limit[0][2]), *limit]
     return _unnamed(one, found, run, evidence)
+
+
+def _named_by(kind: str, texts: list[Finding]) -> Named:
+    cause = OF_CLASS.get(kind, "")
+    return [(cause, 0.4, texts)] if cause and cause != "shared-mutable-state" else []
+
+
+def _one_event(found: Mapping[str, Sign], run: Run) -> list[Finding]:
+    """Most failures end together though they began at different times: one event ends all that is
+    in flight, as a shared signal, client or connection does that one request closes."""
+    bad = sorted(
+        ((o.end, o.seconds) for o in run.outcomes if o.request in found), key=lambda pair: pair[0]
+    )
+    groups: list[list[tuple[float, float]]] = []
+    for end, age in bad:
+        if groups and end - groups[-1][0][0] < AT_ONE_MOMENT:
+            groups[-1].append((end, age))
+        else:
+            groups.append([(end, age)])
+    together = [
+        group
+        for group in groups
+        if len(group) >= FEW
+        and max(age for _, age in group) - min(age for _, age in group) > OF_MANY_AGES
+    ]
+    hit = sum(map(len, together))
+    if hit < max(FEW, 0.6 * len(bad)):
+        return []
+    most = max(together, key=len)
+    ages = [age for _, age in most]
+    text = (
+        f"{hit} of {len(bad)} failures end together with others: {len(most)} within "
+        f"{most[-1][0] - most[0][0]:.2f} s of each other, {min(ages):.1f} to {max(ages):.1f} s "
+        "after their start: one event ends all that is in flight"
+    )
+    return [Finding(text, "outcomes")]
+
+
+AT_ONE_MOMENT = 0.1
+"""Seconds within which ends may have one reason."""
+OF_MANY_AGES = 0.5
+"""Seconds by which the ages of what ends together differ, where no age is the reason."""
 
 
 def _unnamed(one: Sign, found: Mapping[str, Sign], run: Run, evidence: Evidence) -> Named:
@@ -529,6 +578,34 @@ def _growth(run: Run, evidence: Evidence) -> list[Finding]:
         return []
     text = f"a request takes {quantile(before, 0.5):.2f} s alone, {quantile(many, 0.5):.2f} s here"
     return [Finding(text, "sweep")]
+
+
+def _few_at_a_time(evidence: Evidence) -> list[Finding]:
+    """Does no more get done in a second however many ask, by far fewer at a time than ask?"""
+    alone = evidence.alone
+    runs = sorted((run for run in evidence.runs if run.concurrency > 1), key=_at_once)
+    if alone is None or len(runs) < 2:
+        return []
+    (one, other), usual = runs[-2:], quantile([o.seconds for o in alone.outcomes if o.ok], 0.5)
+    slow, fast = sorted(map(_done_in_a_second, (one, other)))
+    worked = fast * usual
+    crowd = one.concurrency >= 2 * LEAST_SERVED and other.concurrency >= 1.5 * one.concurrency
+    if not crowd or slow < 0.75 * fast or not 1.0 < worked < 0.6 * one.concurrency:
+        return []
+    text = (
+        f"from {one.concurrency} at once on {fast:.1f} requests are done in a second, however many "
+        f"ask: about {worked:.0f} are worked on at a time (a pool, a limit, or who is called)"
+    )
+    return [Finding(text, "sweep")]
+
+
+def _at_once(run: Run) -> int:
+    return run.concurrency
+
+
+def _done_in_a_second(run: Run) -> float:
+    seconds = max(o.end for o in run.outcomes) - min(o.start for o in run.outcomes)
+    return sum(outcome.ok for outcome in run.outcomes) / seconds if seconds > 0 else 0.0
 
 
 def _overruns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Finding]:
@@ -745,7 +822,9 @@ _NEEDS_LOAD = frozenset(
 """Causes that one request at a time does not meet."""
 
 
-def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidence) -> list[Suspect]:
+def sure(
+    ranked: Sequence[Suspect], found: Mapping[str, Sign], run: Run, evidence: Evidence
+) -> list[Suspect]:
     """No surer than the outside allows: less load makes many a failure go away.
 
     A cause that the answers or the log name, or that only an experiment of its own takes
@@ -753,22 +832,59 @@ def sure(ranked: Sequence[Suspect], found: Mapping[str, Sign], evidence: Evidenc
     """
     kinds = {each.kind for each in found.values()}
     told = {each.kind for name, each in evidence.inner.items() if name in found} - _VAGUE
-    if told or kinds & {"crossed", *_BY_NAME, *CUT, *CONNECT, "application-error"}:
-        return list(ranked)
-    most = {
-        "provider-rate-limit": 0.7,
-        "shared-mutable-state": 0.85,
-        "platform-timeout": 0.9,
-        "unbounded-parallelism": 0.8,
-        "provider-slow": 0.7,
-        "unstable-connection": 0.9,
-        "event-loop-blocked": 0.85,
-        "thread-pool-starvation": 0.9,
-        "connection-pool-exhausted": 0.8,
-    }
+    logged = {*evidence.unclaimed, *(each.kind for each in evidence.inner.values())}
+    most: dict[str, float] = {}
+    if evidence.joined and not {"rate-limit", "quota"} & (logged | kinds):
+        most["provider-rate-limit"] = 0.4  # a log that tells of our requests would tell of a 429
+    if "crossed" in kinds and in_one_field(run):
+        most["shared-mutable-state"] = 0.7
+    if not told and not kinds & {"crossed", *_BY_NAME, *CUT, *CONNECT, "application-error"}:
+        most = {**_FROM_OUTSIDE, **most}
     return [
         replace(each, score=min(each.score, most.get(each.cause, each.score))) for each in ranked
     ]
+
+
+_FROM_OUTSIDE: Mapping[str, float] = {
+    "provider-rate-limit": 0.7,
+    "shared-mutable-state": 0.85,
+    "platform-timeout": 0.8,
+    "unbounded-parallelism": 0.8,
+    "provider-slow": 0.7,
+    "unstable-connection": 0.9,
+    "event-loop-blocked": 0.85,
+    "thread-pool-starvation": 0.9,
+    "connection-pool-exhausted": 0.8,
+}
+"""The most that is said of a cause which neither an answer nor a log names."""
+
+
+def only_accepted(runs: Sequence[Run]) -> bool:
+    """Do the answers only take work on (202), so that what becomes of it is not seen?"""
+    ok = {outcome.request for run in runs for outcome in run.outcomes if outcome.ok}
+    answers = [
+        span.attributes.get("http.response.status_code")
+        for run in runs
+        for span in run.spans
+        if span.kind == "http" and place(span) == PLACE and span.request in ok
+    ]
+    return bool(answers) and sum(answer == 202 for answer in answers) > 0.5 * len(answers)
+
+
+def behind(evidence: Evidence) -> Suspect | None:
+    """What a log says became of work that was only accepted, where that is no good end."""
+    from .rules import layer_of
+
+    failed_ = Counter(evidence.inner[name].kind for name in evidence.said)
+    kinds = failed_ + Counter(evidence.unclaimed)
+    if not kinds or max(kinds.values()) < FEW:
+        return None
+    kind, times = kinds.most_common(1)[0]
+    cause = OF_CLASS.get(kind, "unknown")
+    whose = f"{failed_[kind]} of them of requests by their id" if failed_[kind] else "without ids"
+    text = f"the log has {times} failures of work that was accepted ({whose}): {kind}"
+    quoted = _quoted({name: evidence.inner[name] for name in evidence.said}, evidence)
+    return Suspect(cause, layer_of(cause), 0.7, (Finding(text, "logs"), *quoted))
 
 
 # --- what cannot be known from outside -------------------------------------------------------
