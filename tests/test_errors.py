@@ -902,3 +902,26 @@ def test_a_403_may_be_a_limit(body: str, kind: str):
     assert found.kind == kind
     assert body in found.chain[0].message
     assert "developer.mozilla.org" not in found.chain[0].message
+
+
+def test_where_in_the_targets_own_code_it_was_raised(tmp_path: Path):
+    """The innermost frame that nobody installed: not json's, which raised it for bad input."""
+    own = tmp_path / "bench.py"
+    own.write_text(
+        "import json\nimport queue\n\nJOBS = queue.PriorityQueue()\n\n\n"
+        "def submit(job):\n    JOBS.put((1, job))\n\n\n"
+        "def read(text):\n    return json.loads(text)\n"
+    )
+    found: dict[str, object] = {"__name__": "bench"}
+    exec(compile(own.read_text(), str(own), "exec"), found)
+    found["submit"]({})  # the second of one urgency compares the two
+    for call, argument, at in (
+        ("submit", {"other": 1}, "bench.py:8 in submit"),
+        ("read", "{", "bench.py:12 in read"),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            found[call](argument)
+        assert errors.raised_at(classify(caught.value)) == at
+    with pytest.raises(json.JSONDecodeError) as caught:
+        json.loads("{")
+    assert errors.raised_at(classify(caught.value)).startswith("test_errors.py:")

@@ -1151,6 +1151,45 @@ def test_a_service_that_is_never_reached_is_the_networks_and_goes_with_its_tool(
     assert first(found, alone(), hidden=True) in ("tool-error", "tool-slow")
 
 
+def test_threads_that_wait_for_work_are_no_place_where_requests_stand() -> None:
+    """Five workers of a pool stand at its queue also when one request is served at a time."""
+    names = each()
+    late = run([outcome(name, seconds=20.0, overran=True) for name in names], [])
+    late.stood = {"bench.py:27 in serve": 4.2, "desk.py:32 in interpret": 4.1}
+    before = alone()
+    before.stood = {"bench.py:27 in serve": 4.0, "desk.py:32 in interpret": 0.9}
+    told = str(suspects(signs(late), late, evidence(before, late, deadline_s=10.0)))
+    assert "4.1 of 10 stand at desk.py:32 in interpret" in told
+    assert "bench.py:27" not in told
+
+
+def test_the_line_of_the_targets_own_code_is_told_with_its_error() -> None:
+    at = "bench.py:21 in submit"
+    broken = Link("builtins.TypeError", "'<' not supported between instances", at=at)
+    names = each()
+    found = run([outcome(name, [broken]) for name in names], [])
+    told = str(suspects(signs(found), found, evidence(alone(), found)))
+    assert f"10 × TypeError: '<' not supported between instances ({at})" in told or at in told
+
+
+def test_a_count_of_tokens_that_is_refused_is_no_refused_call() -> None:
+    names = each()
+    spans = [
+        item
+        for name in names
+        for item in [
+            *chat(name, 0.5, 1.0),
+            span(name, "http", "POST /v1/messages/count_tokens", 0.0, 0.4, within="preflight",
+                 status=429, fault="rate-limit"),
+        ]
+    ]  # fmt: skip
+    found = run([outcome(name, seconds=20.0, overran=True) for name in names], spans)
+    assert first(found, alone(), deadline_s=10.0) == "hidden-preflight"
+    refused = [Link("anthropic.RateLimitError", "count_tokens: slow down", 429)]
+    found = run([outcome(name, refused) for name in names], spans)
+    assert first(found, alone()) in ("hidden-preflight", "provider-rate-limit")
+
+
 @pytest.mark.parametrize("at_tool", [True, False])
 def test_an_object_of_another_loop_is_the_loops_wherever_it_is_used(at_tool: bool) -> None:
     names = each()

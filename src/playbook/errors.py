@@ -819,6 +819,7 @@ def _link(exception: BaseException) -> Link:
         retry_after=_retry_after(exception),
         errno=errno if isinstance(errno, int) else None,
         where=_raised_in(exception),
+        at=_raised_at(exception),
     )
 
 
@@ -843,6 +844,25 @@ def _raised_in(exception: BaseException) -> str:
             where = name
         frame = frame.tb_next
     return where
+
+
+def _raised_at(exception: BaseException) -> str:
+    """The innermost frame of code that nobody installed: the target's own."""
+    at, frame = "", exception.__traceback__
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        root = str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        foreign = root in sys.stdlib_module_names or root == __package__.partition(".")[0]
+        if not (foreign or "-packages" in code.co_filename or code.co_filename.startswith("<")):
+            at = f"{os.path.basename(code.co_filename)}:{frame.tb_lineno} in {code.co_name}"
+        frame = frame.tb_next
+    return at
+
+
+def raised_at(fault: Fault) -> str:
+    """Where in the target's own code the deepest exception of a fault was raised, as
+    ``desk.py:21 in submit``; empty where no traceback tells."""
+    return next((link.at for link in reversed(fault.chain) if link.at), "")
 
 
 def _get(thing: Any, name: str) -> Any:

@@ -79,6 +79,8 @@ class Link:
     errno: int | None = None
     where: str = ""
     """Module of the innermost frame that is not Python's own, where a traceback tells."""
+    at: str = ""
+    """Innermost frame of the target's own code, as ``desk.py:21 in submit``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from . import show
-from .errors import alike, redact
+from .errors import alike, raised_at, redact
 from .model import Outcome, Record, Span, Sweep, Verdict
 from .sweep import name
 
@@ -205,6 +205,8 @@ def _faults(outcomes: Sequence[Outcome]) -> list[tuple[int, str, str, str]]:
             where, words = "application", "another request's data was seen in it"
         elif outcome.fault is not None:
             where, words = outcome.fault.layer, show.clean(outcome.fault.message)
+            if where in ("application", "") and (at := raised_at(outcome.fault)):
+                words += f" ({show.clean(at)})"
         else:
             where, words = "platform", "it ended well, but later than the deadline allows"
         if outcome.failed:

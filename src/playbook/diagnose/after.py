@@ -15,7 +15,7 @@ ASKED = 3
 """Requests one at a time that tell whether a service has recovered."""
 SETTLED_S = 6.0
 """Seconds in which a service is done with what its callers have given up."""
-MORE = 6
+MORE = 8
 """Further requests one at a time, where the first ones took longer than before the load."""
 
 

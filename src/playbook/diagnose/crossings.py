@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from .. import canary
 from ..model import Crossing, Crossings, Finding, Span
 from ..runner import Run
 from .facts import by_request
@@ -55,7 +56,8 @@ def in_one_field(run: Run) -> str:
             fields = list(_leaves(json.loads(outcome.result)))
         except ValueError:
             return ""
-        theirs = {name for name, text in fields if any(token in text for token in outcome.foreign)}
+        marks = ((name, canary.PATTERN.findall(text)) for name, text in fields)
+        theirs = {name for name, found in marks if set(found) - {outcome.canary}}
         own = {name for name, text in fields if outcome.canary in text}
         if len(theirs) != 1 or not own or own & theirs:
             return ""

@@ -581,31 +581,30 @@ def _growth(run: Run, evidence: Evidence) -> list[Finding]:
 
 
 def _few_at_a_time(evidence: Evidence) -> list[Finding]:
-    """Does no more get done in a second however many ask, by far fewer at a time than ask?"""
+    """Does no more get done in a second than so few at a time would do, each as fast as alone?
+
+    By Little's law as many are at work as get done in a second, times how long one takes.
+    """
     alone = evidence.alone
-    runs = sorted((run for run in evidence.runs if run.concurrency > 1), key=_at_once)
-    if alone is None or len(runs) < 2:
+    sound = [run for run in evidence.runs if run.outcomes and _share(run) <= SOUND]
+    run = max(sound, key=lambda each: each.concurrency, default=None)
+    if alone is None or run is None or run.concurrency < 2 * LEAST_SERVED:
         return []
-    (one, other), usual = runs[-2:], quantile([o.seconds for o in alone.outcomes if o.ok], 0.5)
-    slow, fast = sorted(map(_done_in_a_second, (one, other)))
-    worked = fast * usual
-    crowd = one.concurrency >= 2 * LEAST_SERVED and other.concurrency >= 1.5 * one.concurrency
-    if not crowd or slow < 0.75 * fast or not 1.0 < worked < 0.6 * one.concurrency:
+    usual = quantile([outcome.seconds for outcome in alone.outcomes if outcome.ok], 0.5)
+    seconds = max(o.end for o in run.outcomes) - min(o.start for o in run.outcomes)
+    rate = len(run.outcomes) / max(seconds, 1e-9)
+    if not 1.0 < rate * usual < 0.6 * run.concurrency:
         return []
     text = (
-        f"from {one.concurrency} at once on {fast:.1f} requests are done in a second, however many "
-        f"ask: about {worked:.0f} are worked on at a time (a pool, a limit, or who is called)"
+        f"at {run.concurrency} at once {rate:.1f} requests are done in a second, which so many as "
+        f"{rate * usual:.0f} at a time would do, each as fast as alone: a pool or a limit inside, "
+        "or who is called, lets no more through"
     )
     return [Finding(text, "sweep")]
 
 
-def _at_once(run: Run) -> int:
-    return run.concurrency
-
-
-def _done_in_a_second(run: Run) -> float:
-    seconds = max(o.end for o in run.outcomes) - min(o.start for o in run.outcomes)
-    return sum(outcome.ok for outcome in run.outcomes) / seconds if seconds > 0 else 0.0
+SOUND = 0.1
+"""Share of failures up to which a level tells how much gets done."""
 
 
 def _overruns(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Finding]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from ..errors import counted
+from ..errors import counted, raised_at
 from ..model import Fault, Finding, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
@@ -275,7 +275,7 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.kind == "deadline":
         return _deadline(sign, run, evidence)
     if sign.kind == "hung":
-        return _hung(sign, run)
+        return _hung(sign, run, evidence)
     if sign.kind in ("duplicate-write", "repeated-call"):
         return [(OF_CLASS[sign.kind], 0.85, [])]
     if sign.place.startswith("tool:"):
@@ -373,6 +373,8 @@ def _of_its_own(type_: str) -> bool:
 def _in_words(fault: Fault) -> str:
     """The message; of a KeyError it is a key and nothing more, and a status says nothing of why."""
     text = fault.message or fault.kind
+    if fault.kind in ("application-error", "unknown") and (at := raised_at(fault)):
+        text = f"{text} ({at})"
     said = next((it for it in fault.chain if it.message == fault.message), None)
     if said is not None and (said.type == "KeyError" or _of_its_own(said.type)):
         return f"{said.type.rpartition('.')[2]}: {text}"
@@ -447,7 +449,7 @@ def _model_timeout(run: Run, evidence: Evidence) -> Named:
     return [("llm-timeout-too-low", 0.8, texts), ("provider-slow", 0.3, texts)]
 
 
-def _hung(sign: Sign, run: Run) -> Named:
+def _hung(sign: Sign, run: Run, evidence: Evidence) -> Named:
     texts = [
         Finding(f"{span.name} was still open after {span.seconds:.0f} s", "spans")
         for span in run.spans
@@ -459,8 +461,8 @@ def _hung(sign: Sign, run: Run) -> Named:
         return [("memory-slow", 0.7, texts)]
     if sign.place == "queue":
         texts = [Finding("jobs of these requests wait for a thread that never comes", "spans")]
-        return [("thread-pool-starvation", 0.8, [*texts, *_stood(run)])]
-    texts += [] if texts else _stood(run)
+        return [("thread-pool-starvation", 0.8, [*texts, *_stood(run, evidence.alone)])]
+    texts += [] if texts else _stood(run, evidence.alone)
     return [("no-timeout", 0.8 if sign.place in ("llm", "http") else 0.4, texts)]
 
 
@@ -511,12 +513,12 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
             ("thread-pool-starvation", 0.4, texts),
         ]
     if where == "queue":
-        return [("thread-pool-starvation", 0.8, [*texts, *_stood(run)])]
+        return [("thread-pool-starvation", 0.8, [*texts, *_stood(run, evidence.alone)])]
     if where in ("", OWN) and (passing := one_by_one(run)):
-        return [("tool-contention", 0.75, [*passing, *texts, *_stood(run)])]
+        return [("tool-contention", 0.75, [*passing, *texts, *_stood(run, evidence.alone)])]
     if where == OWN:
         # A lock of its own, or threads that nobody sees: a larger executor tells.
-        texts += _stood(run)
+        texts += _stood(run, evidence.alone)
         return [("thread-pool-starvation", 0.6, texts), ("platform-timeout", 0.55, texts)]
     if where == "llm":
         before = seconds_at(alone, "llm") if alone is not None else []
@@ -527,7 +529,11 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
             texts.append(Finding(odd, "spans"))
             return [("provider-slow", 0.8, texts), ("platform-timeout", 0.4, texts)]
         return [("platform-timeout", 0.8, texts)]
-    if (stood := _stood(run)) and alone is not None and grows(_seconds(alone), _seconds(run)):
+    if (
+        (stood := _stood(run, evidence.alone))
+        and alone is not None
+        and grows(_seconds(alone), _seconds(run))
+    ):
         return [("tool-contention", 0.65, [*stood, *texts]), ("platform-timeout", 0.55, texts)]
     nowhere = Finding("the time went to no single place", "spans")
     return [("platform-timeout", 0.6, [nowhere, *texts, *stood])]
@@ -541,10 +547,16 @@ _THE_LOCK = ("lock_store.py", "portalocker")
 """The file, or the package, in which CrewAI waits for its lock."""
 
 
-def _stood(run: Run) -> list[Finding]:
+def _stood(run: Run, alone: Run | None) -> list[Finding]:
     """Where in the target's own code requests stand while nothing of theirs is on the wire."""
-    most = [(where, number) for where, number in run.stood.items() if number >= 0.5][:3]
-    if not most or sum(run.stood.values()) < 0.2 * run.concurrency:
+    before = alone.stood if alone is not None and alone is not run else {}
+    # More than the one request of a run one at a time: threads that wait there for work.
+    idle = {
+        at for at, number in before.items() if number > 1.5 and run.stood.get(at, 0) < 2 * number
+    }
+    stood = {at: number for at, number in run.stood.items() if at not in idle}
+    most = [(at, number) for at, number in stood.items() if number >= 0.5][:3]
+    if not most or sum(stood.values()) < 0.2 * run.concurrency:
         return []
     (where, number), *others = most
     text = f"{number:.1f} of {run.concurrency} stand at {where}"
