@@ -159,4 +159,6 @@ def summary(items: Sequence[Item], deadline_s: float | None) -> Audit:
     ]
     order = ("danger", "warning", "note", "ok")
     settings.sort(key=lambda setting: order.index(setting.severity))
-    return Audit(tuple(settings), calls, layers.seconds, layers)
+    # Half of a budget is none: what is left of its layers would pass for the whole.
+    seconds = None if budget.unknown(plans) else layers.seconds
+    return Audit(tuple(settings), calls, seconds, layers)
