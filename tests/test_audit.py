@@ -689,6 +689,46 @@ def test_an_async_handler_without_a_sized_executor_is_told(app: Read) -> None:
     assert alarms(app(sized)) == {}
 
 
+@pytest.mark.parametrize(
+    ("source", "shared"),
+    [
+        (
+            """
+            from crewai.flow import Flow, start
+            class target(Flow):
+                @start()
+                async def answer(self): return await crew().akickoff()
+            """,
+            False,
+        ),
+        (
+            """
+            async def answer(inputs): return await crew().akickoff(inputs=inputs)
+            def target(inputs): return asyncio.run(answer(inputs))
+            """,
+            False,
+        ),
+        (
+            """
+            import threading
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, daemon=True).start()
+            async def answer(inputs): return await crew().akickoff(inputs=inputs)
+            def target(inputs):
+                return asyncio.run_coroutine_threadsafe(answer(inputs), loop).result()
+            """,
+            True,
+        ),
+    ],
+    ids=["flow", "asyncio.run", "one loop for all threads"],
+)
+def test_a_loop_for_each_request_has_an_executor_for_each(
+    app: Read, source: str, shared: bool
+) -> None:
+    wanted = {"handler: akickoff()": ("warning", "thread-pool-starvation")} if shared else {}
+    assert alarms(app(source)) == wanted
+
+
 def test_a_blocking_call_on_the_event_loop_is_told_though_the_crew_is_not_reached(
     app: Read,
 ) -> None:

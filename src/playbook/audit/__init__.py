@@ -55,7 +55,7 @@ def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[I
                 first=bool(reading.kickoffs),
             )
     found += shared.kept(built.crews[0], built.tokens, built.held)
-    found += handler.read(reading, concurrency) + handler.listeners()
+    found += handler.read(reading, concurrency, one_loop=target.is_async) + handler.listeners()
     found += environment.read(_urls(built.crews[0], reading), concurrency)
     return _once(found)
 

@@ -68,6 +68,8 @@ class Reading:
     """Somewhere a default executor is set."""
     bounded: bool = False
     """Somewhere a semaphore is waited for."""
+    handed_over: bool = False
+    """Somewhere a coroutine is given to another thread's loop, which many may share."""
     again: bool = False
     """Some outbound call may be made more than once: in a loop, or by a retrying decorator."""
 
@@ -77,6 +79,7 @@ class Reading:
             getattr(self, name).extend(getattr(other, name))
         self.sized = self.sized or other.sized
         self.bounded = self.bounded or other.bounded
+        self.handed_over = self.handed_over or other.handed_over
         self.again = self.again or other.again
 
 
@@ -257,6 +260,8 @@ class _Frame:
             return
         if attribute == "set_default_executor":
             reading.sized = True
+        if attribute == "run_coroutine_threadsafe":
+            reading.handed_over = True
         called = self.scope.value(node.func)
         if called is library("time", "sleep") and on_loop:
             reading.sleeps.append(self.place(node))
