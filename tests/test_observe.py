@@ -274,3 +274,60 @@ def test_a_call_by_urllib_is_seen(start: Starter, provider: lab.Lab) -> None:
     run, _ = serve(start, f"{PLAIN}:by_urllib", 1, 1)
     assert len(provider.log(before)) == 1
     assert len(http(run)) == 1
+
+
+SIDE_BY_SIDE = """
+import asyncio
+from crewai import LLM, Agent, Crew, Task
+
+llm = LLM(model="gpt-4o-mini", timeout=20, max_retries=0)
+
+def clerk(role): return Agent(role=role, goal="g", backstory="b", llm=llm)
+
+def task(name, agent, **more):
+    text = f"{name} {{question}}"
+    return Task(name=name, description=text, expected_output="e", agent=agent, **more)
+
+def crew(name):
+    agents = [clerk(f"{name} {number}") for number in range(3)]
+    tasks = [task(a.role, a, async_execution=True) for a in agents[:2]] + [task("sum", agents[2])]
+    return Crew(name=name, agents=agents, tasks=tasks)
+
+async def one(inputs): return (await crew("one").akickoff(inputs=inputs)).raw
+
+async def two(inputs):
+    both = await asyncio.gather(*(crew(n).akickoff(inputs=inputs) for n in ("one", "two")))
+    return both[0].raw
+
+def threads(inputs): return crew("one").kickoff(inputs=inputs).raw
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "agents", "crews"),
+    [("one", 3, 1), ("threads", 3, 1), ("two", 6, 2)],
+)
+def test_what_runs_side_by_side_ends_each_with_its_own(
+    start: Starter, tmp_path: Path, faults: Any, target: str, agents: int, crews: int
+) -> None:
+    """An agent's span ends with its task, a crew's after what it did: not with another's."""
+    faults({"latency": {"uniform": [0.05, 0.4]}})
+    file = tmp_path / "beside.py"
+    file.write_text(SIDE_BY_SIDE)
+    run, _ = serve(start, f"{file}:{target}", 2, 1)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 2, run.outcomes
+    known = {span.id: span for span in run.spans}
+    assert not any(span.attributes.get("playbook.left_open") for span in run.spans)
+    found = [span for span in run.spans if span.kind == "agent"]
+    assert len(found) == 2 * agents
+    for agent in found:
+        task = known[agent.parent]
+        assert task.kind == "task"
+        (llm,) = [span for span in run.spans if span.parent == agent.id and span.kind == "llm"]
+        assert llm.end <= agent.end <= task.end <= llm.end + 0.15
+    of_crew = [span for span in run.spans if span.kind == "crew"]
+    assert len(of_crew) == 2 * crews
+    for crew in of_crew:
+        tasks = [span for span in run.spans if span.parent == crew.id and span.kind == "task"]
+        assert len(tasks) == 3
+        assert 0 <= crew.end - max(task.end for task in tasks) < 0.15
