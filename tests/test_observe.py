@@ -331,3 +331,93 @@ def test_what_runs_side_by_side_ends_each_with_its_own(
         tasks = [span for span in run.spans if span.parent == crew.id and span.kind == "task"]
         assert len(tasks) == 3
         assert 0 <= crew.end - max(task.end for task in tasks) < 0.15
+
+
+OWN_MODELS = """
+import asyncio, os, threading, time
+import httpx
+from crewai import LLM, Agent, BaseLLM, Crew, Task
+from crewai.llms.base_llm import llm_call_context
+from crewai.llms.providers.openai.completion import OpenAICompletion
+from crewai.events.types.llm_events import LLMCallType
+
+client = httpx.Client(base_url=os.environ["OPENAI_BASE_URL"], timeout=20)
+room = threading.Semaphore(1)
+
+class Gateway(BaseLLM):
+    def call(self, messages, *args, **kwargs):
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        body = {"model": self.model, "messages": messages}
+        key = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+        with room:
+            time.sleep(0.1)
+            answer = client.post("/chat/completions", json=body, headers=key)
+        answer.raise_for_status()
+        return answer.json()["choices"][0]["message"]["content"]
+
+    async def acall(self, messages, *args, **kwargs):
+        return await asyncio.to_thread(self.call, messages, *args, **kwargs)
+
+class Polite(Gateway):
+    def call(self, messages, *args, **kwargs):
+        return super().call(messages, *args, **kwargs)
+
+class Telling(Gateway):
+    def call(self, messages, *args, **kwargs):
+        with llm_call_context():
+            self._emit_call_started_event(messages)
+            answer = super().call(messages, *args, **kwargs)
+            self._emit_call_completed_event(answer, LLMCallType.LLM_CALL)
+            return answer
+
+class Derived(OpenAICompletion):
+    def call(self, messages, *args, **kwargs):
+        return super().call(messages, *args, **kwargs)
+
+def crew(llm):
+    clerk = Agent(role="Clerk", goal="g", backstory="b", llm=llm, max_retry_limit=0)
+    task = Task(name="answer", description="Do {question}", expected_output="e", agent=clerk)
+    return Crew(agents=[clerk], tasks=[task])
+
+own, polite = Gateway(model="house"), Polite(model="house")
+telling, derived = Telling(model="house"), Derived(model="house")
+
+def plain(inputs): return crew(own)
+def layered(inputs): return crew(polite)
+def telling_itself(inputs): return crew(telling)
+def of_crewais(inputs): return crew(derived)
+async def asynchronous(inputs): return (await crew(own).akickoff(inputs=inputs)).raw
+"""
+
+
+@pytest.mark.parametrize(
+    "target", ["plain", "layered", "telling_itself", "of_crewais", "asynchronous"]
+)
+def test_a_call_of_a_model_class_of_the_users_has_one_span(
+    start: Starter, tmp_path: Path, target: str
+) -> None:
+    file = tmp_path / "models.py"
+    file.write_text(OWN_MODELS)
+    run, _ = serve(start, f"{file}:{target}", 3, 3)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 3, run.outcomes
+    llm = [span for span in run.spans if span.kind == "llm"]
+    assert [span.name for span in llm] == ["house"] * 3
+    known = {span.id: span for span in run.spans}
+    assert {known[span.parent].kind for span in llm} == {"agent"}
+    assert Counter(span.parent for span in http(run)) == {span.id: 1 for span in llm}
+    if target != "of_crewais":
+        # What the class waits for before it calls is in the model's span, and in no call.
+        for span in http(run):
+            assert known[span.parent].seconds - span.seconds > 0.09
+
+
+def test_each_try_of_a_rate_limited_call_has_a_span(
+    start: Starter, tmp_path: Path, faults: Any
+) -> None:
+    faults({"faults": [{"fault": "error", "status": 429, "calls": [1, 1]}]})
+    file = tmp_path / "models.py"
+    file.write_text(OWN_MODELS)
+    run, _ = serve(start, f"{file}:plain", 1, 1)
+    llm = sorted((span for span in run.spans if span.kind == "llm"), key=lambda span: span.start)
+    assert [span.fault for span in llm] == ["rate-limit", ""]
