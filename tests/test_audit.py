@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from textwrap import dedent
+from textwrap import dedent, indent
 from typing import Any
 
 import pytest
@@ -189,7 +189,11 @@ def test_a_client_that_cannot_be_made_is_told(app: Read) -> None:
         """
     )
     assert alarms(found) == {"LLM gpt-4o: settings": ("warning", "")}
-    assert found.budget.layers[0].how == "at least: its timeouts could not all be read"
+    # Neither 0 s nor without bound; and its SDK may try again as well.
+    assert (found.calls_worst, found.seconds_worst, found.budget.layers) == (0, None, ())
+    assert one(found, "retries, multiplied").value == (
+        "unknown of the client × 3 CrewAI (rate limits) × 3 agent = at least 9 calls"
+    )
 
 
 def test_a_model_class_of_the_users_is_read_by_its_source(app: Read) -> None:
@@ -210,6 +214,109 @@ def test_a_model_class_of_the_users_is_read_by_its_source(app: Read) -> None:
     }
     assert found.seconds_worst is None
     assert app(source.format(timeout="7")).seconds_worst == 7
+
+
+GATEWAY = """
+from crewai import BaseLLM, Process
+from threading import BoundedSemaphore
+client = httpx.Client(base_url=URL, limits=httpx.Limits(max_connections=16), timeout=30)
+room = BoundedSemaphore(8)
+
+class Gateway(BaseLLM):
+    def call(self, messages, *args, **kwargs):
+{call}
+
+own = Gateway(model="own")
+"""
+
+
+def gateway(call: str, rest: str) -> str:
+    return GATEWAY.replace("{call}", indent(dedent(call), " " * 8)) + dedent(rest)
+
+
+def test_what_crewai_tries_again_holds_for_a_class_of_the_users(app: Read) -> None:
+    """Its rate-limit retries wrap every subclass; an agent retries whatever its LLM raises."""
+    source = gateway("return client.post('/v1').text", "def target(inputs): return crew(own)")
+    found = app(source)
+    assert one(found, "retries, multiplied").value == (
+        "1 of its own class × 3 CrewAI (rate limits) × 3 agent = 9 calls"
+    )
+    assert (found.calls_worst, found.seconds_worst) == (9, 90)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "return some_sdk.complete(messages)",
+        "for _ in range(4):\n    answer = client.post('/v1')\nreturn answer.text",
+        "return client.post('/v1', timeout=kwargs['patience']).text",
+    ],
+    ids=["no call is seen", "its own loop", "a timeout that only a run tells"],
+)
+def test_what_cannot_be_read_is_unknown_and_not_nothing(app: Read, call: str) -> None:
+    found = app(gateway(call, "def target(inputs): return crew(own)"))
+    assert one(found, "timeouts and retries").value == "unknown"
+    assert (found.calls_worst, found.seconds_worst) == (0, None)
+    assert found.budget.layers == ()
+    assert "at least 9 calls" in one(found, "retries, multiplied").value
+
+
+def test_what_is_known_beside_the_unknown_may_still_outlast_the_deadline(app: Read) -> None:
+    """But what holds alone says nothing of the whole."""
+    source = gateway(
+        "return some_sdk.complete(messages)",
+        """
+        @tool
+        def register(key: str) -> str:
+            "Reads."
+            return requests.get(URL, timeout=60).text
+        def target(inputs): return crew(own, [register])
+        """,
+    )
+    found = app(source, 30)
+    assert [(it.layer, it.seconds) for it in found.budget.layers] == [("tool", 60)]
+    assert found.settings[0].what == "budget: register"
+    assert app(source, 90).budget.layers == ()
+
+
+def test_a_pool_behind_a_semaphore_is_no_alarm(app: Read) -> None:
+    bare = "return client.post('/v1').text"
+    rest = "def target(inputs): return crew(own)"
+    assert one(app(gateway(bare, rest)), "connection pool").severity == "warning"
+    found = one(app(gateway(f"with room:\n    {bare}", rest)), "connection pool")
+    assert (found.severity, found.cause) == ("note", "")
+    assert found.value == "16 connections for 100 requests at once, behind a semaphore"
+
+
+def test_a_manager_runs_the_tasks_of_a_hierarchical_crew(app: Read) -> None:
+    """One that CrewAI makes at the kickoff has its usual limits; the others work for it."""
+    found = app(
+        gateway(
+            "return client.post('/v1').text",
+            """
+            helper = LLM(model="gpt-4o-mini", timeout=5, max_retries=0)
+            def target(inputs):
+                one = Agent(role="One", goal="g", backstory="b", llm=helper, max_retry_limit=0)
+                task = Task(name="do", description="{question}", expected_output="e")
+                process = Process.hierarchical
+                return Crew(agents=[one], tasks=[task], process=process, manager_llm=own)
+            """,
+        )
+    )
+    assert one(found, "agent Crew Manager: limits").value.startswith(
+        "max_iter 25, max_retry_limit 2"
+    )
+    assert one(found, "LLM own: client.post").value == "timeout of 30 s (its client)"
+    assert [(it.layer, it.name, it.seconds) for it in found.budget.layers] == [
+        ("call", "own, one attempt", 30),
+        ("call", "gpt-4o-mini, one attempt", 5),
+        ("tool", "Delegate work to coworker", 5),
+        ("agent", "One, once", 5),
+        ("agent", "Crew Manager, once", 2 * 30 + 5),
+        ("task", "task do", 65 * 3),
+        ("crew", "the crew", 195),
+    ]
+    assert found.calls_worst == 9
 
 
 def test_an_interceptor_has_a_smaller_pool(app: Read) -> None:
@@ -580,6 +687,46 @@ def test_an_async_handler_without_a_sized_executor_is_told(app: Read) -> None:
         return await crew().kickoff_async(inputs=inputs)
     """
     assert alarms(app(sized)) == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "shared"),
+    [
+        (
+            """
+            from crewai.flow import Flow, start
+            class target(Flow):
+                @start()
+                async def answer(self): return await crew().akickoff()
+            """,
+            False,
+        ),
+        (
+            """
+            async def answer(inputs): return await crew().akickoff(inputs=inputs)
+            def target(inputs): return asyncio.run(answer(inputs))
+            """,
+            False,
+        ),
+        (
+            """
+            import threading
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, daemon=True).start()
+            async def answer(inputs): return await crew().akickoff(inputs=inputs)
+            def target(inputs):
+                return asyncio.run_coroutine_threadsafe(answer(inputs), loop).result()
+            """,
+            True,
+        ),
+    ],
+    ids=["flow", "asyncio.run", "one loop for all threads"],
+)
+def test_a_loop_for_each_request_has_an_executor_for_each(
+    app: Read, source: str, shared: bool
+) -> None:
+    wanted = {"handler: akickoff()": ("warning", "thread-pool-starvation")} if shared else {}
+    assert alarms(app(source)) == wanted
 
 
 def test_a_blocking_call_on_the_event_loop_is_told_though_the_crew_is_not_reached(

@@ -274,3 +274,150 @@ def test_a_call_by_urllib_is_seen(start: Starter, provider: lab.Lab) -> None:
     run, _ = serve(start, f"{PLAIN}:by_urllib", 1, 1)
     assert len(provider.log(before)) == 1
     assert len(http(run)) == 1
+
+
+SIDE_BY_SIDE = """
+import asyncio
+from crewai import LLM, Agent, Crew, Task
+
+llm = LLM(model="gpt-4o-mini", timeout=20, max_retries=0)
+
+def clerk(role): return Agent(role=role, goal="g", backstory="b", llm=llm)
+
+def task(name, agent, **more):
+    text = f"{name} {{question}}"
+    return Task(name=name, description=text, expected_output="e", agent=agent, **more)
+
+def crew(name):
+    agents = [clerk(f"{name} {number}") for number in range(3)]
+    tasks = [task(a.role, a, async_execution=True) for a in agents[:2]] + [task("sum", agents[2])]
+    return Crew(name=name, agents=agents, tasks=tasks)
+
+async def one(inputs): return (await crew("one").akickoff(inputs=inputs)).raw
+
+async def two(inputs):
+    both = await asyncio.gather(*(crew(n).akickoff(inputs=inputs) for n in ("one", "two")))
+    return both[0].raw
+
+def threads(inputs): return crew("one").kickoff(inputs=inputs).raw
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "agents", "crews"),
+    [("one", 3, 1), ("threads", 3, 1), ("two", 6, 2)],
+)
+def test_what_runs_side_by_side_ends_each_with_its_own(
+    start: Starter, tmp_path: Path, faults: Any, target: str, agents: int, crews: int
+) -> None:
+    """An agent's span ends with its task, a crew's after what it did: not with another's."""
+    faults({"latency": {"uniform": [0.05, 0.4]}})
+    file = tmp_path / "beside.py"
+    file.write_text(SIDE_BY_SIDE)
+    run, _ = serve(start, f"{file}:{target}", 2, 1)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 2, run.outcomes
+    known = {span.id: span for span in run.spans}
+    assert not any(span.attributes.get("playbook.left_open") for span in run.spans)
+    found = [span for span in run.spans if span.kind == "agent"]
+    assert len(found) == 2 * agents
+    for agent in found:
+        task = known[agent.parent]
+        assert task.kind == "task"
+        (llm,) = [span for span in run.spans if span.parent == agent.id and span.kind == "llm"]
+        assert llm.end <= agent.end <= task.end <= llm.end + 0.15
+    of_crew = [span for span in run.spans if span.kind == "crew"]
+    assert len(of_crew) == 2 * crews
+    for crew in of_crew:
+        tasks = [span for span in run.spans if span.parent == crew.id and span.kind == "task"]
+        assert len(tasks) == 3
+        assert 0 <= crew.end - max(task.end for task in tasks) < 0.15
+
+
+OWN_MODELS = """
+import asyncio, os, threading, time
+import httpx
+from crewai import LLM, Agent, BaseLLM, Crew, Task
+from crewai.llms.base_llm import llm_call_context
+from crewai.llms.providers.openai.completion import OpenAICompletion
+from crewai.events.types.llm_events import LLMCallType
+
+client = httpx.Client(base_url=os.environ["OPENAI_BASE_URL"], timeout=20)
+room = threading.Semaphore(1)
+
+class Gateway(BaseLLM):
+    def call(self, messages, *args, **kwargs):
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        body = {"model": self.model, "messages": messages}
+        key = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
+        with room:
+            time.sleep(0.1)
+            answer = client.post("/chat/completions", json=body, headers=key)
+        answer.raise_for_status()
+        return answer.json()["choices"][0]["message"]["content"]
+
+    async def acall(self, messages, *args, **kwargs):
+        return await asyncio.to_thread(self.call, messages, *args, **kwargs)
+
+class Polite(Gateway):
+    def call(self, messages, *args, **kwargs):
+        return super().call(messages, *args, **kwargs)
+
+class Telling(Gateway):
+    def call(self, messages, *args, **kwargs):
+        with llm_call_context():
+            self._emit_call_started_event(messages)
+            answer = super().call(messages, *args, **kwargs)
+            self._emit_call_completed_event(answer, LLMCallType.LLM_CALL)
+            return answer
+
+class Derived(OpenAICompletion):
+    def call(self, messages, *args, **kwargs):
+        return super().call(messages, *args, **kwargs)
+
+def crew(llm):
+    clerk = Agent(role="Clerk", goal="g", backstory="b", llm=llm, max_retry_limit=0)
+    task = Task(name="answer", description="Do {question}", expected_output="e", agent=clerk)
+    return Crew(agents=[clerk], tasks=[task])
+
+own, polite = Gateway(model="house"), Polite(model="house")
+telling, derived = Telling(model="house"), Derived(model="house")
+
+def plain(inputs): return crew(own)
+def layered(inputs): return crew(polite)
+def telling_itself(inputs): return crew(telling)
+def of_crewais(inputs): return crew(derived)
+async def asynchronous(inputs): return (await crew(own).akickoff(inputs=inputs)).raw
+"""
+
+
+@pytest.mark.parametrize(
+    "target", ["plain", "layered", "telling_itself", "of_crewais", "asynchronous"]
+)
+def test_a_call_of_a_model_class_of_the_users_has_one_span(
+    start: Starter, tmp_path: Path, target: str
+) -> None:
+    file = tmp_path / "models.py"
+    file.write_text(OWN_MODELS)
+    run, _ = serve(start, f"{file}:{target}", 3, 3)
+    assert [outcome.ok for outcome in run.outcomes] == [True] * 3, run.outcomes
+    llm = [span for span in run.spans if span.kind == "llm"]
+    assert [span.name for span in llm] == ["house"] * 3
+    known = {span.id: span for span in run.spans}
+    assert {known[span.parent].kind for span in llm} == {"agent"}
+    assert Counter(span.parent for span in http(run)) == {span.id: 1 for span in llm}
+    if target != "of_crewais":
+        # What the class waits for before it calls is in the model's span, and in no call.
+        for span in http(run):
+            assert known[span.parent].seconds - span.seconds > 0.09
+
+
+def test_each_try_of_a_rate_limited_call_has_a_span(
+    start: Starter, tmp_path: Path, faults: Any
+) -> None:
+    faults({"faults": [{"fault": "error", "status": 429, "calls": [1, 1]}]})
+    file = tmp_path / "models.py"
+    file.write_text(OWN_MODELS)
+    run, _ = serve(start, f"{file}:plain", 1, 1)
+    llm = sorted((span for span in run.spans if span.kind == "llm"), key=lambda span: span.start)
+    assert [span.fault for span in llm] == ["rate-limit", ""]

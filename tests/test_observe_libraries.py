@@ -147,3 +147,75 @@ def test_no_attribute_holds_a_key_or_a_query(start_here: Starter) -> None:
         for span in calls(start_here, name):
             assert KEY not in repr(span)
             assert "?" not in str(span.attributes["url.full"])
+
+
+DIGEST = """
+import threading, urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import httpx, requests
+
+class Gate(BaseHTTPRequestHandler):
+    def do_GET(self):
+        said = self.headers.get("Authorization", "")
+        self.send_response(200 if 'username="right"' in said else 401)
+        self.send_header("WWW-Authenticate", f'{self.path[1:]} realm="r", nonce="n", qop="auth"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_): pass
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+URL = f"http://127.0.0.1:{server.server_port}/Digest"
+
+def by_httpx(inputs, user="right"):
+    return httpx.get(URL, auth=httpx.DigestAuth(user, "p")).status_code
+
+def by_requests(inputs):
+    return requests.get(URL, auth=requests.auth.HTTPDigestAuth("right", "p")).status_code
+
+def by_urllib(inputs):
+    keys = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+    keys.add_password(None, URL, "right", "p")
+    auth = urllib.request.HTTPDigestAuthHandler(keys)
+    return urllib.request.build_opener(auth).open(URL).status
+
+def wrong_password(inputs): return by_httpx(inputs, "wrong")
+
+def no_password(inputs): return httpx.get(URL).status_code
+
+def asked_twice(inputs): return [httpx.get(URL).status_code for _ in range(2)]
+
+def no_handshake(inputs):
+    return httpx.get(URL.replace("Digest", "Basic")).status_code
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [
+        ("by_httpx", ["", ""]),
+        ("by_requests", ["", ""]),
+        ("by_urllib", ["", ""]),
+        ("wrong_password", ["", "auth"]),
+        ("no_password", ["auth"]),
+        ("asked_twice", ["auth", "auth"]),
+        ("no_handshake", ["auth"]),
+    ],
+)
+def test_a_401_that_the_client_answers_is_a_handshake_and_no_failure(
+    start: Starter, tmp_path: Path, name: str, faults: list[str]
+) -> None:
+    file = tmp_path / "gate.py"
+    file.write_text(DIGEST)
+    run = start(f"{file}:{name}").run([ASK], 1, limit_s=30)
+    assert [outcome.ok for outcome in run.outcomes] == [True], run.outcomes
+    found = sorted((s for s in run.spans if s.kind == "http"), key=lambda s: s.start)
+    assert [span.fault for span in found] == faults
+    assert [bool(span.attributes.get("playbook.handshake")) for span in found] == [
+        not fault and span is not found[-1] for span, fault in zip(found, faults, strict=True)
+    ]
+    # Told later than it was over, it has not become longer.
+    assert all(one.end <= two.start for one, two in itertools.pairwise(found))
+    (request,) = [span for span in run.spans if span.kind == "request"]
+    assert all(span.parent == request.id and span.end <= request.end for span in found)

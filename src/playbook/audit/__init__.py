@@ -55,7 +55,7 @@ def read(target: Target, watch: Watch, concurrency: int = CONCURRENCY) -> list[I
                 first=bool(reading.kickoffs),
             )
     found += shared.kept(built.crews[0], built.tokens, built.held)
-    found += handler.read(reading, concurrency) + handler.listeners()
+    found += handler.read(reading, concurrency, one_loop=target.is_async) + handler.listeners()
     found += environment.read(_urls(built.crews[0], reading), concurrency)
     return _once(found)
 
@@ -159,4 +159,6 @@ def summary(items: Sequence[Item], deadline_s: float | None) -> Audit:
     ]
     order = ("danger", "warning", "note", "ok")
     settings.sort(key=lambda setting: order.index(setting.severity))
-    return Audit(tuple(settings), calls, layers.seconds, layers)
+    # Half of a budget is none: what is left of its layers would pass for the whole.
+    seconds = None if budget.unknown(plans) else layers.seconds
+    return Audit(tuple(settings), calls, seconds, layers)

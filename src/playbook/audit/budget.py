@@ -5,18 +5,24 @@ agent's work, its task, the crew, the request. Each bound is the layer below
 times whoever tries again. It counts the fewest steps that a task needs (one
 model call, or two around a tool), since with `max_iter` steps no budget holds.
 Pauses between tries are left out: the real worst case is longer, never shorter.
+What cannot be read is no number: it and all that contains it are left out as unknown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 from ..model import Budget, Layer, Setting
 
+DELEGATES = "Delegate work to coworker"
+"""CrewAI's tool by which a manager has the others work."""
 RATE_LIMIT_TRIES = 3
 """Attempts that `crewai.llms.retry` makes of a rate-limited call, on top of the SDK's own."""
+_UNKNOWN = math.nan
+"""Seconds (within this module) of what could not be read: neither 0 nor without bound."""
 USUAL = 27
 """What the defaults multiply to: SDK 3 × CrewAI 3 × agent 3."""
 
@@ -53,18 +59,47 @@ def of(
                 "request", "the request", _times(whole, own_tries), f"× {own_tries} of the handler"
             )
         )
+    known = [layer for layer in layers if not _unknown(layer.seconds)]
+    if _unknown(whole) and deadline_s is not None and not _over(known, deadline_s):
+        return Budget((), deadline_s)  # the rest alone would look as if all held
     order = ("call", "tool", "agent", "task", "crew", "request")
-    return Budget(tuple(sorted(layers, key=lambda layer: order.index(layer.layer))), deadline_s)
+    return Budget(tuple(sorted(known, key=lambda layer: order.index(layer.layer))), deadline_s)
+
+
+def _unknown(seconds: float | None) -> bool:
+    return seconds is not None and math.isnan(seconds)
 
 
 def _inside(plan: dict[str, Any]) -> Iterator[Layer]:
     """From one attempt of the model call up to the task."""
+    yield from (layers := list(_work(plan)))
+    tries = plan["agent_tries"] * plan["task_tries"]
+    how = f"× {plan['agent_tries']} tries of the agent"
+    if plan["task_tries"] > 1:
+        how += f" × {plan['task_tries']} of its guardrail"
+    if tries == 1:
+        how = "nobody tries again"
+    yield Layer("task", f"task {plan['task']}", _times(layers[-1].seconds, tries), how)
+
+
+def _delegated(plan: dict[str, Any]) -> Iterator[Layer]:
+    """What a manager has others do, as the tool that it is for the manager."""
+    seconds: float | None = 0.0
+    for coworker in plan.get("coworkers", ()):
+        yield from (layers := list(_work(coworker)))
+        whole = _times(layers[-1].seconds, coworker["agent_tries"])
+        seconds = _longest([seconds, whole])
+    if plan.get("coworkers"):
+        yield Layer("tool", DELEGATES, seconds, "the slowest coworker with all tries")
+
+
+def _work(plan: dict[str, Any]) -> Iterator[Layer]:
+    """From one attempt of the model call up to what the agent does once."""
     read, slow, model = plan["read_s"], plan["slow_tries"], plan["model"]
-    call = _times(read, slow)
-    how = "its read timeout"
     if not plan["known"]:
-        how = "at least: its timeouts could not all be read"
-    yield Layer("call", f"{model}, one attempt", read, how)
+        read = _UNKNOWN
+    call = _times(read, slow)
+    yield Layer("call", f"{model}, one attempt", read, "its read timeout")
     if slow > 1:
         yield Layer("call", f"{model} with retries", call, f"× {slow} tries of the SDK")
     slowest: float | None = 0.0
@@ -73,20 +108,16 @@ def _inside(plan: dict[str, Any]) -> Iterator[Layer]:
             how = "its timeouts" if tool["known"] else "at least: not all could be read"
             yield Layer("tool", tool["name"], tool["seconds"], how)
         slowest = _longest([slowest, tool["seconds"]])
-    steps = 2 if plan["tools"] else 1
+    yield from (delegated := list(_delegated(plan)))
+    if delegated:
+        slowest = _longest([slowest, delegated[-1].seconds])
+    steps = 2 if plan["tools"] or delegated else 1
     work = _sum([_times(call, steps), slowest])
-    how = f"{steps} model calls and a tool" if plan["tools"] else "1 model call"
+    how = f"{steps} model calls and a tool" if steps > 1 else "1 model call"
     most = _times(_sum([call, slowest]), plan["max_iter"])
     if most is not None:
         how += f"; {plan['max_iter']} steps of max_iter: {_words(most)}"
     yield Layer("agent", f"{plan['agent']}, once", work, how)
-    tries = plan["agent_tries"] * plan["task_tries"]
-    how = f"× {plan['agent_tries']} tries of the agent"
-    if plan["task_tries"] > 1:
-        how += f" × {plan['task_tries']} of its guardrail"
-    if tries == 1:
-        how = "nobody tries again"
-    yield Layer("task", f"task {plan['task']}", _times(work, tries), how)
 
 
 def _words(seconds: float) -> str:
@@ -118,29 +149,34 @@ def _sum(parts: Iterable[float | None]) -> float | None:
 def _longest(parts: Iterable[float | None]) -> float | None:
     every = list(parts)
     known = [part for part in every if part is not None]
+    if any(map(math.isnan, known)) and len(known) == len(every):
+        return _UNKNOWN  # of which `max` makes anything
     return max(known, default=0.0) if len(known) == len(every) else None
 
 
 def retries(plans: Sequence[dict[str, Any]], own_tries: int) -> tuple[int, list[Setting]]:
-    """The most provider calls that one model call can become, and who multiplies them."""
-    worst = max(plans, key=lambda plan: plan["tries"] * plan["agent_tries"], default=None)
+    """The most provider calls that one model call can become (0: not known), and who
+    multiplies them."""
+    every = [each for plan in plans for each in (plan, *plan.get("coworkers", ()))]
+    worst = max(every, key=lambda plan: plan["tries"] * plan["agent_tries"], default=None)
     if worst is None:
         return 0, []
     limited = int(worst.get("limit_tries", RATE_LIMIT_TRIES))
     number = worst["tries"] * limited * worst["agent_tries"] * own_tries
     words = [
-        f"{worst['tries']} SDK",
+        _inner_tries(worst),
         f"{limited} CrewAI (rate limits)",
         f"{worst['agent_tries']} agent",
     ]
     if own_tries > 1:
         words.append(f"{own_tries} handler")
     many = number > USUAL
-    return number, [
+    known = not unknown(plans)
+    return number if known else 0, [
         Setting(
             "warning" if many else "note" if number > limited else "ok",
             "retries, multiplied",
-            f"{' × '.join(words)} = {number} calls",
+            f"{' × '.join(words)} = {'' if known else 'at least '}{number} calls",
             "LLM, agent and handler" if own_tries > 1 else "LLM and agent",
             "retry in one place: max_retries=0 or max_retry_limit=0" if many else "",
             "retry-amplification" if many else "",
@@ -148,21 +184,39 @@ def retries(plans: Sequence[dict[str, Any]], own_tries: int) -> tuple[int, list[
     ]
 
 
+def _inner_tries(plan: dict[str, Any]) -> str:
+    """Who tries below CrewAI: an SDK, or a class of the user's, which may do so unseen."""
+    if not plan["known"]:
+        return "unknown of the client"
+    return f"{plan['tries']} SDK" if plan.get("sdk", True) else "1 of its own class"
+
+
+def _over(layers: Iterable[Layer], deadline_s: float) -> Layer | None:
+    """The innermost layer that can outlast the deadline."""
+    longer = (it for it in layers if it.seconds is not None and it.seconds > deadline_s)
+    return next(longer, None)
+
+
+def unknown(plans: Sequence[dict[str, Any]]) -> bool:
+    """Whether the timeouts and retries of some model could not be read."""
+    return not all(each["known"] for plan in plans for each in (plan, *plan.get("coworkers", ())))
+
+
 def against_deadline(budget: Budget) -> list[Setting]:
     """The innermost layer that can outlast the deadline, if there is one."""
     if budget.deadline_s is None:
         return []
-    for layer in budget.layers:
-        if layer.seconds is not None and layer.seconds > budget.deadline_s:
-            return [
-                Setting(
-                    "danger",
-                    f"budget: {layer.name}",
-                    f"{layer.seconds:g} s ({layer.how})",
-                    layer.layer,
-                    f"can outlast the deadline of {budget.deadline_s:g} s; budgets must nest: "
-                    "call < tool < agent < crew < platform",
-                    "platform-timeout",
-                )
-            ]
-    return []
+    layer = _over(budget.layers, budget.deadline_s)
+    if layer is None:
+        return []
+    return [
+        Setting(
+            "danger",
+            f"budget: {layer.name}",
+            f"{layer.seconds:g} s ({layer.how})",
+            layer.layer,
+            f"can outlast the deadline of {budget.deadline_s:g} s; budgets must nest: "
+            "call < tool < agent < crew < platform",
+            "platform-timeout",
+        )
+    ]

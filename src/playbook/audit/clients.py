@@ -233,7 +233,7 @@ def read(llm: Any, concurrency: int) -> list[Item]:
                 f"{name}: connection pool",
                 f"{known.pool} connections for {concurrency} requests at once",
                 place,
-                "the others wait for a free one: a larger pool, or a limit below it"
+                "calls above that wait for a free one: a larger pool, or a limit below it"
                 if small
                 else "",
                 "connection-pool-exhausted" if small else "",

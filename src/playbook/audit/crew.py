@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 from .. import inject
@@ -25,7 +26,9 @@ def read(
     """
     items: list[Item] = []
     seen: set[int] = set()
-    for agent in inject.agents_of(crew):
+    manager = _manager(crew)
+    every = [*inject.agents_of(crew), *([manager] if manager is not None else [])]
+    for agent in {id(agent): agent for agent in every}.values():
         for llm in (getattr(agent, "llm", None), getattr(agent, "function_calling_llm", None)):
             if llm is not None and not isinstance(llm, str) and id(llm) not in seen:
                 seen.add(id(llm))
@@ -34,8 +37,36 @@ def read(
     for tool in inject.tools_of(crew):
         items += _tool(tool, concurrency)
     items += _pace(crew) + _memory(crew)
-    plans = [_plan(task, name, crew) for task, name in _named(crew)]
+    plans = [_plan(task, name, crew, manager) for task, name in _named(crew)]
     return [*items, _tasks(crew, plans, first)]
+
+
+def _manager(crew: Any) -> Any:
+    """Who runs the tasks of a hierarchical crew; None where each has an agent of its own.
+
+    CrewAI makes a manager at the kickoff only, if none is given: what it will be like.
+    """
+    from crewai import Agent, Process
+
+    if crew.process != Process.hierarchical:
+        return None
+    if crew.manager_agent is not None:
+        return crew.manager_agent
+    fields = {name: field.default for name, field in Agent.model_fields.items()}
+    usual = {name: fields.get(name) for name in ("max_retry_limit", "max_iter")}
+    return SimpleNamespace(role="Crew Manager", llm=_made(crew.manager_llm), tools=[], **usual)
+
+
+def _made(llm: Any) -> Any:
+    """The LLM that CrewAI makes of a model's name; making it sends nothing."""
+    if not isinstance(llm, str):
+        return llm
+    from crewai.utilities.llm_utils import create_llm
+
+    try:
+        return create_llm(llm)
+    except Exception:  # no key: the target's own errors will tell
+        return None
 
 
 def _named(crew: Any) -> list[tuple[Any, str]]:
@@ -59,7 +90,20 @@ def model(llm: Any, concurrency: int) -> list[Item]:
     if items:
         return items
     name = f"LLM {getattr(llm, 'model', type(llm).__name__)}"
-    return _calls(name, source.read(type(llm).call, llm), concurrency, "no-timeout")
+    reading = source.read(type(llm).call, llm)
+    items = _calls(name, reading, concurrency, "no-timeout")
+    if not _own_budget(reading)["known"]:
+        items.append(
+            item(
+                "note",
+                f"{name}: timeouts and retries",
+                "unknown",
+                built_at(llm, "LLM"),
+                "a class of your own whose calls cannot be followed to their end: how long it "
+                "waits, and how often it tries, only its source and its client's can tell",
+            )
+        )
+    return items
 
 
 def _model_budget(llm: Any) -> dict[str, Any]:
@@ -74,8 +118,16 @@ def _model_budget(llm: Any) -> dict[str, Any]:
         }
     if llm is None or isinstance(llm, str) or clients.is_crewais(llm):
         return {"read_s": 0.0, "tries": 1, "slow_tries": 1, "known": False}
-    seconds, known_all = _sum(source.read(type(llm).call, llm).calls)
-    return {"read_s": seconds, "tries": 1, "slow_tries": 1, "known": known_all}
+    return _own_budget(source.read(type(llm).call, llm))
+
+
+def _own_budget(reading: source.Reading) -> dict[str, Any]:
+    """As `_model_budget`, of a class of the user's: where no call is seen, or one is made again
+    and again, nothing is known."""
+    seconds, known = _sum(reading.calls)
+    if not reading.calls or reading.again:
+        known = False
+    return {"read_s": seconds, "tries": 1, "slow_tries": 1, "known": known, "sdk": False}
 
 
 def _calls(name: str, reading: source.Reading, concurrency: int, cause: str) -> list[Item]:
@@ -103,17 +155,25 @@ def _calls(name: str, reading: source.Reading, concurrency: int, cause: str) -> 
             value = f"timeout of {call.seconds:g} s" if call.known else "a timeout, not readable"
             items.append(item("ok", what, value, call.place))
         if call.pool is not None and call.pool < concurrency:
-            items.append(
-                item(
-                    "warning",
-                    f"{name}: connection pool",
-                    f"{call.pool} connections for {concurrency} requests at once",
-                    call.place,
-                    "the others wait for a free one: a larger pool, or a limit below it",
-                    "connection-pool-exhausted",
-                )
-            )
+            items.append(_small_pool(name, call, concurrency, reading.bounded))
     return items
+
+
+def _small_pool(name: str, call: source.Call, concurrency: int, bounded: bool) -> Item:
+    """A pool below the load; with a semaphore before it, it may well be just right."""
+    value = f"{call.pool} connections for {concurrency} requests at once"
+    what = f"{name}: connection pool"
+    if bounded:
+        advice = "a semaphore stands before it: nobody waits for one that lets no more than that in"
+        return item("note", what, f"{value}, behind a semaphore", call.place, advice)
+    return item(
+        "warning",
+        what,
+        value,
+        call.place,
+        "calls above that wait for a free one: a larger pool, or a limit below it",
+        "connection-pool-exhausted",
+    )
 
 
 def _sum(calls: Sequence[source.Call]) -> tuple[float | None, bool]:
@@ -318,26 +378,39 @@ def _tries_limits_again() -> bool:
     return find_spec("crewai.llms.retry") is not None
 
 
-def _plan(task: Any, name: str, crew: Any) -> dict[str, Any]:
+def _plan(task: Any, name: str, crew: Any, manager: Any) -> dict[str, Any]:
     """One task as numbers: its model call, its tools, and who tries again."""
-    agent = task.agent or getattr(crew, "manager_agent", None)
+    guarded = bool(getattr(task, "guardrail", None) or getattr(task, "guardrails", None))
+    if manager is None:
+        work, coworkers = _work(task.agent, _tools(task)), []
+    else:
+        others = [task.agent] if task.agent is not None else crew.agents
+        work = _work(manager, getattr(task, "tools", None) or [])
+        coworkers = [_work(agent, getattr(agent, "tools", None) or []) for agent in others]
+    return {
+        "task": name,
+        **work,
+        "coworkers": coworkers,
+        "task_tries": int(getattr(task, "guardrail_max_retries", 0) or 0) + 1 if guarded else 1,
+        "together": bool(task.async_execution),
+    }
+
+
+def _work(agent: Any, tools: Sequence[Any]) -> dict[str, Any]:
+    """What an agent does for a task, as numbers."""
     llm = getattr(agent, "llm", None)
     runs = []
-    for tool in _tools(task):
+    for tool in tools:
         seconds, known = _sum(reading_of(tool).calls)
         runs.append({"name": inject.label(tool.name), "seconds": seconds, "known": known})
-    guarded = bool(getattr(task, "guardrail", None) or getattr(task, "guardrails", None))
     # CrewAI does not try again what litellm raises.
     litellm = type(llm).__module__ == "crewai.llm"
     return {
-        "task": name,
         "agent": inject.label(getattr(agent, "role", "")),
         "model": str(getattr(llm, "model", "")),
         **_model_budget(llm),
         "tools": runs,
         "limit_tries": budget.RATE_LIMIT_TRIES if _tries_limits_again() else 1,
         "agent_tries": 1 if litellm else int(getattr(agent, "max_retry_limit", 0) or 0) + 1,
-        "task_tries": int(getattr(task, "guardrail_max_retries", 0) or 0) + 1 if guarded else 1,
         "max_iter": int(getattr(agent, "max_iter", 0) or DEFAULT_ITERATIONS),
-        "together": bool(task.async_execution),
     }

@@ -40,9 +40,12 @@ def default_threads() -> int:
     return min(32, (os.cpu_count() or 1) + 4)
 
 
-def read(reading: source.Reading, concurrency: int) -> list[Item]:
-    """What the handler's source says."""
+def read(reading: source.Reading, concurrency: int, *, one_loop: bool) -> list[Item]:
+    """What the handler's source says. `one_loop`: all requests run on the same event loop."""
     items = []
+    # A flow, or a handler with `asyncio.run`, has a loop for each request, and each loop an
+    # executor of its own: nobody waits there for another request.
+    shared = one_loop or reading.handed_over
     for method, place, on_loop in reading.kickoffs:
         if method == "kickoff" and on_loop:
             items.append(
@@ -56,7 +59,7 @@ def read(reading: source.Reading, concurrency: int) -> list[Item]:
                 )
             )
         threads = default_threads()
-        if method != "kickoff" and not reading.sized and threads < concurrency:
+        if method != "kickoff" and shared and not reading.sized and threads < concurrency:
             items.append(
                 item(
                     "warning",

@@ -68,6 +68,10 @@ class Reading:
     """Somewhere a default executor is set."""
     bounded: bool = False
     """Somewhere a semaphore is waited for."""
+    handed_over: bool = False
+    """Somewhere a coroutine is given to another thread's loop, which many may share."""
+    again: bool = False
+    """Some outbound call may be made more than once: in a loop, or by a retrying decorator."""
 
     def add(self, other: Reading) -> None:
         """Take in what was seen elsewhere."""
@@ -75,6 +79,8 @@ class Reading:
             getattr(self, name).extend(getattr(other, name))
         self.sized = self.sized or other.sized
         self.bounded = self.bounded or other.bounded
+        self.handed_over = self.handed_over or other.handed_over
+        self.again = self.again or other.again
 
 
 def read(function: Any, owner: Any = None) -> Reading:
@@ -89,7 +95,9 @@ class _Reader:
         self.reading = Reading()
         self.seen: set[tuple[Any, bool]] = set()
 
-    def function(self, function: Any, owner: Any, *, on_loop: bool, depth: int) -> None:
+    def function(
+        self, function: Any, owner: Any, *, on_loop: bool, depth: int, repeated: bool = False
+    ) -> None:
         if isinstance(function, MethodType):
             function, owner = function.__func__, function.__self__
         plain = inspect.unwrap(function) if callable(function) else function
@@ -108,9 +116,10 @@ class _Reader:
         node = tree.body[0]
         scope = Scope(plain, owner, node)
         file = os.path.basename(plain.__code__.co_filename)
-        frame = _Frame(self, scope, lambda n: f"{file}:{start + n.lineno - 1}", depth)
-        running = on_loop or isinstance(node, ast.AsyncFunctionDef)
         tries = _decorated(function)
+        repeated = repeated or tries is not None
+        frame = _Frame(self, scope, lambda n: f"{file}:{start + n.lineno - 1}", depth, repeated)
+        running = on_loop or isinstance(node, ast.AsyncFunctionDef)
         if tries is not None and frame.starts_crew(node.body):
             self.reading.retries.append((tries, f"{file}:{start}", "its retry decorator"))
         for statement in node.body:
@@ -158,6 +167,8 @@ class _Frame:
     scope: Scope
     place: Callable[[Any], str]
     depth: int
+    repeated: bool = False
+    """What is read now may run more than once."""
 
     def visit(self, node: ast.AST, on_loop: bool) -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -168,8 +179,12 @@ class _Frame:
             self._guarded(node)
         elif isinstance(node, ast.Call):
             self._call(node, on_loop)
+        before = self.repeated
+        rounds = node.body if isinstance(node, ast.For | ast.AsyncFor | ast.While) else ()
         for child in ast.iter_child_nodes(node):
+            self.repeated = before or child in rounds
             self.visit(child, on_loop)
+        self.repeated = before
 
     def _loop(self, node: ast.For | ast.AsyncFor | ast.While) -> None:
         """A loop that tries a kickoff, leaves when it succeeds, and goes on when it fails."""
@@ -245,6 +260,8 @@ class _Frame:
             return
         if attribute == "set_default_executor":
             reading.sized = True
+        if attribute == "run_coroutine_threadsafe":
+            reading.handed_over = True
         called = self.scope.value(node.func)
         if called is library("time", "sleep") and on_loop:
             reading.sleeps.append(self.place(node))
@@ -254,6 +271,7 @@ class _Frame:
             reading.fans.append(self.place(node))
         found = self._outbound(node, called, attribute)
         if found is not None:
+            reading.again = reading.again or self.repeated
             blocks = on_loop and found[1] is False
             reading.calls.append(self._described(node, found[0], blocks))
             return
@@ -262,7 +280,9 @@ class _Frame:
             if isinstance(workers, int) and type(value).__name__ == "ThreadPoolExecutor":
                 reading.pools.append((workers, self.place(node), ast.unparse(node.func)))
         if isinstance(called, FunctionType | MethodType) and self._follows(called):
-            self.reader.function(called, None, on_loop=on_loop, depth=self.depth + 1)
+            self.reader.function(
+                called, None, on_loop=on_loop, depth=self.depth + 1, repeated=self.repeated
+            )
 
     def _follows(self, called: Any) -> bool:
         """The user's own functions, and those beside a library's tool in its module."""

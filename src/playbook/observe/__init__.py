@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import crew, http, peers, record, scope, waits
+from . import crew, http, models, peers, record, scope, waits
 
 
 def install(emit: record.Emit) -> crew.Watch:
@@ -14,6 +14,7 @@ def install(emit: record.Emit) -> crew.Watch:
         scope.install()
         http.install()
         _watch = crew.install(emit)
+        models.install()
         waits.install()
     _watch.reset(emit)
     return _watch

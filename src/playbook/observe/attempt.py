@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from .. import canary, inject
 from ..errors import classify, redact
-from . import record
+from . import record, scope
 from .crew import tool_name, within
 
 _STEPS = {
@@ -47,6 +47,9 @@ _REPORTERS = (
 )
 _READS = re.compile(r"search|query|graphql|lookup|find|embed|token|login|auth|rpc|chat", re.I)
 """POSTs with such a path usually change nothing."""
+
+_HANDSHAKE = re.compile(r"(?:^|,)\s*(?:digest|negotiate|ntlm)\b", re.I)
+"""Schemes whose first answer is a 401: it brings what the client must answer with."""
 
 REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid")
 """Headers in which providers name a call: what their support asks for."""
@@ -120,6 +123,10 @@ class Attempt:
         )
         self.open.attributes.update(address.attributes)
         self.done = False
+        self.under: record.Open | None = scope.parent.get()
+        self.call = f"{method} {url}"
+        self.handshake = False
+        """A 401 that a client may answer, with the same call once more."""
 
     def trace(self, name: str, _info: Any = None) -> None:
         """httpcore's trace: `<step>.started`, `.complete`, `.failed`."""
@@ -156,6 +163,8 @@ class Attempt:
         self.open.attributes[f"playbook.{phase}_s"] = round(self.phases[phase], 6)
 
     def request(self, headers: Any, body: bytes | str | None, timeout: Any) -> None:
+        if self.under is not None and _HANDSHAKE.match(_header(headers, "Authorization")):
+            self.under.settled(self.call)
         retry = headers.get("x-stainless-retry-count")
         if retry is not None:
             self.open.set("http.request.resend_count", int(retry))
@@ -192,8 +201,11 @@ class Attempt:
                 self.open.set("playbook.provider_request", str(told)[:80])
                 break
         self.kind = status_fault(status)
+        offered = _header(headers, "WWW-Authenticate")
+        self.handshake = status == 401 and _HANDSHAKE.search(offered) is not None
         if self.kind:
-            self.open.fail(self.kind, counts=self.counts())
+            if not self.handshake:
+                self.open.fail(self.kind, counts=self.counts())
             with suppress(TypeError, ValueError):
                 self.retry_after = float(headers.get("retry-after", ""))
                 self.open.set("playbook.retry_after_s", self.retry_after)
@@ -218,7 +230,7 @@ class Attempt:
         if self.done:
             return None
         fault = classify(error)
-        self.kind = fault.kind
+        self.kind, self.handshake = fault.kind, False
         self.open.fail(fault.kind, fault.message)
         pause = None if tries is None else self.again(tries)
         self.end()
@@ -237,9 +249,27 @@ class Attempt:
         return pause
 
     def end(self) -> None:
-        if not self.done:
-            self.done = True
+        if self.done:
+            return
+        self.done = True
+        if not self.handshake:
             self.open.end()
+            return
+        self.open.ended = time.time()
+        if self.under is None or not self.under.wait(self.call, self._settle):
+            self._settle(True)
+
+    def _settle(self, refused: bool) -> None:
+        """Whether the 401 was an end, or the beginning of a handshake, is known only now."""
+        if refused:
+            self.open.fail(self.kind, counts=self.counts())
+        self.open.set("playbook.handshake", None if refused else True)
+        self.open.end()
+
+
+def _header(headers: Any, name: str) -> str:
+    """A header, as each library writes it."""
+    return str(headers.get(name) or headers.get(name.lower()) or "")
 
 
 _ANSWERS = ("choices", "content", "output", "candidates")

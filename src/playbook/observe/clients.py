@@ -165,7 +165,9 @@ def _urllib() -> None:
         attempt = Attempt(req.get_method(), req.full_url, "urllib")
         limit = req.timeout if isinstance(req.timeout, int | float) else None
         body = req.data if isinstance(req.data, bytes) else None
-        attempt.request(req.headers, body, {"connect": limit, "read": limit})
+        # Where urllib puts what must not follow a redirect, such as an Authorization.
+        sent = {**req.headers, **req.unredirected_hdrs}
+        attempt.request(sent, body, {"connect": limit, "read": limit})
         try:
             with following(attempt):
                 response = do_open(self, http_class, req, **kwargs)

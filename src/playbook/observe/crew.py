@@ -73,7 +73,7 @@ class Watch:
         self.emit = emit
         self.captured: list[Any] | None = None
         """Crews caught at their kickoff while the audit reads them."""
-        self.opened: dict[str, record.Open] = {}
+        self.opened: dict[tuple[str, ...], list[record.Open]] = {}
         self.lock = threading.Lock()
         self.users: dict[int, tuple[Any, dict[int, str]]] = {}
         """Objects in use: by which kickoffs, by number, and of which request each is."""
@@ -93,12 +93,30 @@ class Watch:
         elif state in _ENDS:
             self._ended(kind, stem, state, event)
 
-    def _key(self, stem: str, event: Any) -> str:
+    def _key(self, stem: str, event: Any) -> tuple[str, ...]:
+        """What the events of a beginning and of its end have in common."""
         if stem == "llm_call":
-            return f"llm:{event.call_id}"
+            return stem, str(event.call_id)
         owner = scope.current.get()
-        part = {"task": event.task_id, "agent_execution": event.agent_id}.get(stem)
-        return f"{owner.request if owner else ''}:{stem}:{part or ''}"
+        parts = {
+            "task": (event.task_id,),
+            # Where it is emitted this event has no ids of its own, as those of tasks have.
+            "agent_execution": (_id(event, "agent"), _id(event, "task")),
+        }.get(stem, ())
+        return owner.request if owner else "", stem, *map(str, parts)
+
+    def _closed(self, key: tuple[str, ...]) -> record.Open | None:
+        """The span that ends now: of several with one key, the one that this code runs in."""
+        with self.lock:
+            opened = self.opened.get(key)
+            if not opened:
+                return None
+            here = scope.parent.get()
+            found = here if here in opened else opened[-1]
+            opened.remove(found)
+            if not opened:
+                del self.opened[key]
+            return found
 
     def _started(self, kind: str, stem: str, event: Any) -> None:
         attributes: dict[str, Any] = {}
@@ -120,11 +138,10 @@ class Watch:
             # What the memory asks of the model is the memory's doing.
             scope.within.set(kind)
         with self.lock:
-            self.opened[self._key(stem, event)] = opened
+            self.opened.setdefault(self._key(stem, event), []).append(opened)
 
     def _ended(self, kind: str, stem: str, state: str, event: Any) -> None:
-        with self.lock:
-            opened = self.opened.pop(self._key(stem, event), None)
+        opened = self._closed(self._key(stem, event))
         if opened is None:
             return  # CrewAI reports a failed call twice
         if kind == "llm":
@@ -271,6 +288,10 @@ class Watch:
                     "answer": redact(text)[:20000].replace(own, canary.PLACEHOLDER),
                 }
             )
+
+
+def _id(event: Any, name: str) -> str:
+    return str(getattr(getattr(event, name, None), "id", ""))
 
 
 def _retries(agent: Any) -> tuple[str, int, int]:

@@ -44,6 +44,7 @@ class Open:
     __slots__ = (
         "above",
         "attributes",
+        "ended",
         "fault",
         "id",
         "kind",
@@ -52,6 +53,7 @@ class Open:
         "parent",
         "scope",
         "start",
+        "waiting",
     )
 
     def __init__(
@@ -67,6 +69,11 @@ class Open:
         self.fault = ""
         self.above: Any = None
         """The span that was current before, for those that begin and end in two places."""
+        self.ended = 0.0
+        """When it was over, for one that is told later."""
+        self.waiting: dict[str, list[Callable[[bool], None]]] = {}
+        """Spans inside that are over, and of which only what follows tells whether they failed:
+        by what they are, what to call with it."""
 
     def set(self, name: str, value: Any) -> None:
         if value is not None:
@@ -87,9 +94,29 @@ class Open:
             known = self.attributes.get("playbook.foreign", ())
             self.attributes["playbook.foreign"] = sorted(foreign.union(known))
 
+    def wait(self, key: str, settle: Callable[[bool], None]) -> bool:
+        """Have `settle` called by `settled`, or as a failure when this one ends; False if it has
+        ended already."""
+        if self in _open:
+            self.waiting.setdefault(key, []).append(settle)
+            return True
+        return False
+
+    def settled(self, key: str) -> None:
+        """What waits under `key` is no failure."""
+        for settle in self.waiting.pop(key, ()):
+            settle(False)
+
+    def failed_inside(self) -> None:
+        """What still waits has failed: nothing came after it."""
+        while self.waiting:
+            for settle in self.waiting.popitem()[1]:
+                settle(True)
+
     def end(self) -> None:
         if self in _open:
             _open.discard(self)
+            self.failed_inside()
             self.tell()
 
     def tell(self) -> None:
@@ -103,7 +130,7 @@ class Open:
                 "kind": self.kind,
                 "name": self.name,
                 "start": self.start,
-                "end": time.time(),
+                "end": self.ended or time.time(),
                 "fault": self.fault,
                 # A copy: another thread may still add to it.
                 "attributes": self.attributes.copy(),
@@ -136,14 +163,18 @@ def leave(owner: scope.Scope) -> None:
     A target that stops waiting (its own deadline) ends before its calls do, and
     what they were is what it waited for.
     """
-    for opened in list(_open):
-        if opened.scope is owner:
-            opened.set("playbook.left_open", True)
-            opened.end()
+    mine = [opened for opened in list(_open) if opened.scope is owner]
+    for opened in mine:
+        opened.failed_inside()
+    for opened in mine:
+        opened.set("playbook.left_open", True)
+        opened.end()
 
 
 def give_up() -> None:
     """End what is still open, marked so: the evidence of a hang, before the process is killed."""
+    for opened in list(_open):
+        opened.failed_inside()
     for opened in list(_open):
         opened.set("playbook.unfinished", True)
         opened.fail("hung", counts=False)
