@@ -516,3 +516,100 @@ def test_the_name_of_an_id_goes_for_text_too(tmp_path: Path) -> None:
     }
     with pytest.raises(CapturedError, match="request=nosuch: no record has it"):
         read(path, {"request": "nosuch"})
+
+
+# --- words, and then an object --------------------------------------------------------------------
+
+WITH_FIELDS: dict[str, str] = {
+    "console.log": "{iso} [{level}] {text} {fields}",
+    "winston's printf": "{iso} {level}: {text} {fields}",
+    "zap's console": "{iso}\t{level}\tdesk/main.go:12\t{text}\t{fields}",
+    "Rails": "{level[0]}, [{day}T{clock} #71]  {level} -- : {text} {fields}",
+    "Go's log": "{slashed} {clock} {level} {text} {fields}",
+    "one of brackets": "[{iso}] [71] [{level}] desk: {text} {fields}",
+}
+
+
+def with_fields(form: str, second: float, level: str, text: str, **told: Any) -> str:
+    return form.format(
+        iso=iso(second), level=level, text=text, fields=json.dumps(told), day=DAY,
+        slashed=DAY.replace("-", "/"), clock=stamp(second).split()[1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", WITH_FIELDS)
+def test_what_stands_before_the_fields_of_a_line_is_read_too(tmp_path: Path, form: str) -> None:
+    lines = [
+        line for n in range(10) for line in [
+            with_fields(WITH_FIELDS[form], n * 5.0, "INFO", "asked", request_id=f"ab{n:04}"),
+            with_fields(WITH_FIELDS[form], n * 5.0 + 3, "ERROR", "model call failed: 429 Too Many Requests",
+                        ms=2900, request_id=f"ab{n:04}", upstream={"open": 4})
+            if n % 2 else
+            with_fields(WITH_FIELDS[form], n * 5.0 + 2, "INFO", "answered", ms=2000, request_id=f"ab{n:04}"),
+        ]
+    ]  # fmt: skip
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path)
+    assert len(found.outcomes) == 10
+    assert not found.skipped
+    assert [each.failed for each in found.outcomes] == [bool(n % 2) for n in range(10)]
+    failed = found.outcomes[1]
+    assert failed.fault is not None
+    assert failed.fault.kind == "rate-limit"
+    assert failed.fault.message.startswith(("model call", "desk: model", "desk/main.go:12\tmodel"))
+    assert [round(each.seconds, 1) for each in found.outcomes[:2]] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("form", WITH_FIELDS)
+def test_a_known_request_is_found_in_the_words_before_the_fields(tmp_path: Path, form: str) -> None:
+    lines = [
+        with_fields(WITH_FIELDS[form], n * 5.0, "ERROR", f"r{n}x7-0 gave up", ms=3001)
+        for n in range(3)
+    ]
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path, known={f"r{n}x7-0": f"ours-{n}" for n in range(3)})
+    assert {each.request for each in found.outcomes if each.failed} == {
+        "ours-0",
+        "ours-1",
+        "ours-2",
+    }
+    assert {round(each.seconds, 1) for each in found.outcomes} == {3.0}
+
+
+def test_a_traceback_below_a_line_with_fields_is_its_error(tmp_path: Path) -> None:
+    form = WITH_FIELDS["winston's printf"].replace("{level}", "error")
+    lines = [
+        line for n in range(4) for line in [
+            with_fields(form, n * 5.0, "ERROR", "failed", request_id=f"ab{n:04}", ms=2), *TRACEBACK
+        ]
+    ]  # fmt: skip
+    assert verdict(tmp_path, lines).cause == "connection-pool-exhausted"
+
+
+def test_an_object_that_is_a_record_keeps_its_own_words(tmp_path: Path) -> None:
+    """A prefix that nobody took off: the record says itself when, how grave and what."""
+    path = tmp_path / "app.log"
+    inner = {"time": iso(7), "level": "error", "msg": "no such shelf", "request_id": "ab0001"}
+    path.write_text(f"{iso(9)} INFO desk {json.dumps(inner)}")
+    (outcome,) = read(path).outcomes
+    assert outcome.failed
+    assert outcome.fault is not None
+    assert outcome.fault.message == "no such shelf"
+
+
+def test_errors_with_a_duration_are_requests_beside_the_answers_that_went_well(
+    tmp_path: Path,
+) -> None:
+    """A service that logs `ID 200 {"ms": …}`, and an error instead where there is no answer."""
+    lines = [
+        f'{iso(n * 9.0)} [INFO] r{n}x7-0 200 {{"ms":1400}}' if n % 2 else
+        f'{iso(n * 9.0)} [ERROR] r{n}x7-0 model call gave up after 3000 ms {{"ms":3001}}'
+        for n in range(12)
+    ]  # fmt: skip
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path)
+    assert [round(each.seconds, 1) for each in found.outcomes] == [3.0, 1.4] * 6
+    assert [each.failed for each in found.outcomes] == [True, False] * 6

@@ -17,7 +17,10 @@ _DEEP = 8
 _BEGINS = ("starttime", "startutc")
 
 
-def record(entry: dict[str, Any], requests: Requests, time: float | None = None) -> Record:
+def record(
+    entry: dict[str, Any], requests: Requests, time: float | None = None, words: str = ""
+) -> Record:
+    """A record from an object; `words` are those of its line that stand outside of it."""
     leaves = fields.flat(entry)
     found = {
         what: (path, leaves.get(path))
@@ -47,7 +50,8 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
     if told is not None and fields.plain(found["time"][0]).endswith(_BEGINS):
         told += took or 0.0
     own = clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else ""
-    words = " ".join(str(each) for each in leaves.values()) if requests.known else ""
+    if requests.known:
+        words = " ".join([words, *map(str, leaves.values())])
     whose = requests.whose(own, words)
     if not whose and scope:
         requests.about((path, str(leaves[path])[:100]) for path, _ in fields.scoped(tuple(leaves)))

@@ -61,6 +61,11 @@ _MAX_TOKENS = 500
 _MAX_LOOSE = 10_000
 
 
+def _fails(status: int) -> bool:
+    """Is an answer with this status a failure of the service, and not of what was asked?"""
+    return status >= 500 or status in _FAILING
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One line of a log, or one span, as far as it matters."""
@@ -127,7 +132,7 @@ class Request:
             pass  # what was done after the gateway had given up reached nobody
         elif record.status is not None:
             self.status = record.status
-            self.failed = record.status >= 500 or record.status in _FAILING
+            self.failed = _fails(record.status)
         elif record.level in WARNING:
             # Tried again, or given up: what comes after it tells.
             pass
@@ -311,6 +316,13 @@ class Requests:
         """Make a request of each record that has the status of an answer, or else of each that
         tells anything; gives what is to be said of that."""
         answers = [at for at, record in enumerate(self.loose) if record.status is not None]
+        if not any(map(_fails, (self.loose[at].status or 0 for at in answers))):
+            # Whoever logs the status of what went well may give an error its duration alone.
+            ends = [
+                at for at, record in enumerate(self.loose)
+                if record.status is None and record.seconds is not None and record.level in BAD
+            ]  # fmt: skip
+            answers = sorted([*answers, *ends]) if answers else []
         for at in answers or range(len(self.loose)):
             self.add(replace(self.loose[at], request=f"record-{at + 1}"))
         failing = [at for at in answers if self.by_id[f"record-{at + 1}"].failed]
