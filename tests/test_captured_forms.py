@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from playbook import report
 from playbook.captured import CapturedError, read
 from playbook.diagnose.autopsy import autopsy
 from playbook.model import Verdict
@@ -613,3 +614,105 @@ def test_errors_with_a_duration_are_requests_beside_the_answers_that_went_well(
     found = read(path)
     assert [round(each.seconds, 1) for each in found.outcomes] == [3.0, 1.4] * 6
     assert [each.failed for each in found.outcomes] == [True, False] * 6
+
+
+def booking(n: int, **told: Any) -> list[str]:
+    """A service that heads each error the same, and whose answer's line has its level."""
+    common = {"ts": iso(n * 9.0), "level": "error", "reqId": f"ab{n:04}"}
+    done = {"msg": "request completed", "status": 500, "durationMs": 900}
+    return [json.dumps(common | {"msg": "booking failed"} | told), json.dumps(common | done)]
+
+
+@pytest.mark.parametrize("name", ["error", "err", "reason", "detail"])
+def test_why_it_failed_stands_beside_the_heading_and_not_in_the_answers_line(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "app.log"
+    why = "the harbour is shut on Sundays"
+    path.write_text("\n".join(line for n in range(4) for line in booking(n, **{name: why})))
+    assert {each.fault.message for each in read(path).outcomes if each.fault} == {why}
+
+
+def test_a_conflict_after_another_error_is_what_ended_it(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    lines = []
+    for n in range(4):
+        first = {"ts": iso(n * 9.0 - 2), "level": "warn", "reqId": f"ab{n:04}", "attempt": 1}
+        lines.append(json.dumps(first | {"msg": "trying again", "error": "model answered 503"}))
+        lines += booking(n, error=f"ledger 409: guest {n} already holds seat 7")
+    path.write_text("\n".join(lines))
+    assert {each.fault.kind for each in read(path).outcomes if each.fault} == {
+        "side-effect-conflict"
+    }
+
+
+def said(found: Verdict) -> list[str]:
+    return [each.finding for suspect in found.ranked for each in suspect.evidence]
+
+
+def test_without_durations_no_level_and_no_beginning_is_told(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"ts": iso(n * 2.0), "level": "error" if n % 3 == 0 else "info",
+                    "reqId": f"ab{n:04}", "msg": "x is not iterable" if n % 3 == 0 else "done"})
+        for n in range(30)
+    ]  # fmt: skip
+    found = verdict(tmp_path, lines)
+    texts = said(found)
+    assert not found.sweep.levels
+    assert any(text.startswith("10 of 30 requests: application-error") for text in texts), texts
+    assert not any("at once" in text or "before any call" in text for text in texts), texts
+
+
+def test_failures_without_a_duration_count_at_the_level_of_those_that_ran_when_they_ended(
+    tmp_path: Path,
+) -> None:
+    """Only what went well has a duration: the failures are not those that ran alone."""
+    lines = []
+    for n in range(8):
+        at = n * 20.0
+        lines.append((at, {"msg": "done", "reqId": f"al{n:04}", "ms": 900}))
+        for m in range(4):
+            took = 3.0 + m / 10
+            lines.append(
+                (at + 10 + took, {"msg": "done", "reqId": f"b{m}{n:04}", "ms": took * 1e3})
+            )
+        lines.append((at + 12, {"msg": "x is not iterable", "level": "error", "reqId": f"f{n:04}"}))
+    written = [json.dumps({"ts": iso(at), "level": "info"} | told) for at, told in sorted(lines, key=lambda it: it[0])]  # fmt: skip
+    found = verdict(tmp_path, written)
+    assert [(it.failures, it.attempts, it.concurrency) for it in found.sweep.levels] == [
+        (0, 8, 1),
+        (8, 40, 5),
+    ]
+    assert found.sweep.levels[1].p50_s > 3
+    assert not any("before any call" in text for text in said(found))
+
+
+def test_a_failure_before_any_call_is_told_where_the_others_log_theirs(tmp_path: Path) -> None:
+    lines = []
+    for n in range(12):
+        common = {"ts": iso(n * 9.0 + 2), "request_id": f"ab{n:04}", "duration_ms": 2000}
+        if n % 2:
+            lines.append(json.dumps(common | {"level": "error", "msg": "no such shelf"}))
+            continue
+        lines.append(json.dumps(common | {"level": "info", "msg": "llm call finished"}))
+        lines.append(json.dumps(common | {"level": "info", "msg": "done", "status": 200}))
+    assert any("before any call" in text for text in said(verdict(tmp_path, lines)))
+
+
+def test_lines_without_a_time_have_that_of_the_line_before(tmp_path: Path) -> None:
+    answer = 'INFO:     127.0.0.1:52530 - "POST /rounds HTTP/1.1" 200 OK'
+    lines = [line for n in range(5) for line in [f"{stamp(n * 5.0)} INFO note written", answer]]
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path)
+    assert [each.start for each in found.outcomes] == [1794988800.0 + 5 * n for n in range(5)]
+    path.write_text("\n".join([answer] * 5))
+    assert not report._when(read(path).outcomes)
+
+
+def test_lines_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
+    lines = [
+        "###",
+        *(json.dumps({"ts": iso(n), "request_id": f"ab{n:04}", "status": 200}) for n in range(5)),
+    ]
+    assert verdict(tmp_path, lines).note.count("1 of 6 lines could not be read") == 1

@@ -10,7 +10,7 @@ from ..errors import parse, redact
 from ..model import Link
 from . import calls, fields
 from .calls import clean
-from .requests import BAD, Record, Requests
+from .requests import BAD, WARNING, Record, Requests
 from .told import GAVE_UP, HUNG_UP, of_the_memory
 
 _DEEP = 8
@@ -38,6 +38,8 @@ def record(
     message = message if isinstance(message, str) else ""
     level = fields.level(found["level"][1])
     chain = _chain(entry)
+    if not chain and (level in BAD or level in WARNING):
+        chain = _why(leaves)
     if not chain and (level in BAD or GAVE_UP.search(message)):
         chain = parse(message)
     id = found["request"][1]
@@ -83,6 +85,15 @@ def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
         if isinstance(value, dict) and (links := _chain(value, depth - 1)):
             return links
     return ()
+
+
+def _why(leaves: Mapping[str, Any]) -> tuple[Link, ...]:
+    """What says why it failed, where its message is a heading ("booking failed")."""
+    told = [
+        value for path, value in leaves.items()
+        if fields.last(path) in fields.WHY and isinstance(value, str) and " " in value.strip()
+    ]  # fmt: skip
+    return parse(told[0]) if told else ()
 
 
 def _links(value: Any, depth: int = 0) -> tuple[Link, ...]:

@@ -37,6 +37,9 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What is looked for, with its names in order of preference, spelled without ``_ - . @``."""
 
+WHY = frozenset(_names("reason detail details errormessage errmsg failure failurereason cause"))
+"""Names of what else may say why, in words, where a record tells of a failure."""
+
 ISO = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
 """A date and time as the lines of a log carry it (a pattern)."""
 

@@ -125,7 +125,12 @@ class Request:
         elif record.seconds is not None and self.end is None:
             self.start, self.end = 0.0, record.seconds
         if record.chain:
-            self.faults = [*self.faults[-_MAX_FAULTS:], classify(record.chain)]
+            told = classify(record.chain)
+            if record.status is not None and told.kind == "unknown" and not told.chain[0].type:
+                # The line of the answer ("request completed"): how it ended, and not why.
+                self.faults.insert(0, told)
+            else:
+                self.faults = [*self.faults[-_MAX_FAULTS:], told]
         if record.status is not None and record.seconds is not None and record.time is not None:
             self.answered = self.answered or (record.time, record.seconds)
         if record.status is not None and self.status in _GATEWAYS and record.status < 400:
@@ -203,6 +208,8 @@ class Requests:
     lines: int = 0
     skipped: int = 0
     fields: dict[str, str] = field(default_factory=dict)
+    before: float | None = None
+    """The time of the record before, in the same file."""
     last: float = 0.0
     """The latest time that any record tells, in seconds since the epoch."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
@@ -249,7 +256,11 @@ class Requests:
         return self.aliases.get(id, id)
 
     def add(self, record: Record) -> None:
-        if record.time is not None:
+        if record.time is None:
+            # uvicorn's lines have none: what stands before it was written just then.
+            record = replace(record, time=self.before)
+        else:
+            self.before = record.time
             self.last = max(self.last, record.time)
         if record.probe and not record.request:
             self.probes += 1

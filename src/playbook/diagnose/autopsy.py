@@ -15,7 +15,7 @@ from ..runner import Run
 from . import catalogue, differs
 from .facts import Evidence, masked, signs
 from .judge import FEW, failing
-from .rules import layer_of, suspects
+from .rules import BEFORE_ANY_CALL, layer_of, suspects
 
 MOST_CONFIDENT = 0.75
 """Nothing captured proves a cause: taking it away was not tried."""
@@ -31,7 +31,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     levels = found.levels()
     runs = found.runs()
     whole = Run(
-        max((level.concurrency for level in levels), default=1),
+        max((level.concurrency for level in levels), default=0),
         Plan(),
         outcomes=list(found.outcomes),
         spans=list(found.spans),
@@ -46,7 +46,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     if len(kinds) >= FEW or (kinds and len(kinds) == len(found.outcomes)):
         outcome = "degraded" if hidden else "fault"
         ranked = [
-            replace(item, score=min(item.score, MOST_CONFIDENT))
+            _seen(replace(item, score=min(item.score, MOST_CONFIDENT)), run)
             for item in suspects(kinds, run, evidence)
         ]
         ranked.sort(key=lambda item: -item.score)
@@ -64,8 +64,6 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         outcome = "inconclusive"
         told = ", ".join(f"{times} × {kind}" for kind, times in found.unclaimed.items())
         note += f"; {told} without a request id: whether requests failed for it is not told"
-    if found.skipped:
-        note += f"; {found.skipped} of {found.lines} lines could not be read"
     if found.note:
         note += f"; {found.note}"
     first = ranked[0] if ranked else None
@@ -88,6 +86,16 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         outcomes=found.outcomes,
         spans=found.spans,
     )
+
+
+def _seen(suspect: Suspect, run: Run) -> Suspect:
+    """Without what only a record of all calls could tell: most logs name none of them, and in
+    some the failing requests begin nowhere."""
+    called = any(span.kind in ("http", "llm", "tool") for span in run.spans)
+    if called and not any(each.failed and each.seconds <= 0 for each in run.outcomes):
+        return suspect
+    kept = [each for each in suspect.evidence if not each.finding.startswith(BEFORE_ANY_CALL)]
+    return replace(suspect, evidence=tuple(kept))
 
 
 def _of_one(first: Suspect, found: Captured) -> Suspect:
