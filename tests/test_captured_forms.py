@@ -716,3 +716,128 @@ def test_lines_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
         *(json.dumps({"ts": iso(n), "request_id": f"ab{n:04}", "status": 200}) for n in range(5)),
     ]
     assert verdict(tmp_path, lines).note.count("1 of 6 lines could not be read") == 1
+
+
+# --- ids without a label, durations in words, gunicorn's workers ----------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO [desk] request 5a077231e70d started: plot P-0",
+        "INFO request 0f3c6c1e-8f5d-4f0e-9d5a-0c1b2a3d4e5f done",
+        'INFO request "r7x2kp-12" failed: no such shelf',
+        '127.0.0.1 - - [18/Nov/2026:08:00:26 +0000] "POST /advice HTTP/1.1" 200 102 4.882 "5a077231e70d"',
+    ],
+)
+def test_an_id_is_one_without_its_label_too(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "app.log"
+    path.write_text("\n".join([line if line[:3] == "127" else f"{stamp(1)} {line}"] * 3))
+    (outcome,) = read(path).outcomes
+    assert outcome.request in line
+    assert not outcome.request.startswith("record")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "request POST /v1/cases started",
+        "request body2 was empty",
+        "request timed out",
+        "requests 5",
+    ],
+)
+def test_other_words_after_request_are_no_id(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "app.log"
+    path.write_text(f"{stamp(1)} ERROR {text}\n")
+    assert [each.request for each in read(path).outcomes] == ["record-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "took"),
+    [
+        ("done in 4.88 s", 4.88),
+        ("gave up after 3000 ms", 3.0),
+        ("note written after 19.5 seconds", 19.5),
+        ("model took 120ms", 0.12),
+        ("done in 2 min", 120.0),
+        ("done in 3 steps", None),
+        ("failed after 2 attempts", None),
+        ("call failed, trying again in 2 s", None),
+        ("Retrying request to /chat/completions in 0.48 seconds", None),
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "JSON"])
+def test_how_long_it_took_may_stand_in_the_message(
+    tmp_path: Path, form: str, text: str, took: float | None
+) -> None:
+    told = {"ts": iso(300), "level": "info", "msg": text, "request_id": "ab0001"}
+    path = tmp_path / "app.log"
+    path.write_text(
+        json.dumps(told) if form == "JSON" else f"{stamp(300)} INFO request_id=ab0001 {text}"
+    )
+    (outcome,) = read(path).outcomes
+    assert outcome.seconds == pytest.approx(took or 0.0)
+
+
+def workers() -> list[str]:
+    """Two sync workers of gunicorn for each of six pairs of requests; one is too slow for it."""
+    lines = []
+    for n in range(6):
+        at, pid = n * 30.0, 100 + n
+        lines += [
+            f"[{stamp(at)}] [{pid}] [INFO] desk: request {n:04}ab07 started",
+            f"[{stamp(at)}] [{pid}9] [INFO] desk: request {n:04}cd07 started",
+            f"[{stamp(at + 3)}] [{pid}9] [INFO] desk: request {n:04}cd07 done in 3.00 s",
+            f"[{stamp(at + 8)} +0000] [7] [CRITICAL] WORKER TIMEOUT (pid:{pid})",
+            f"[{stamp(at + 9)} +0000] [7] [ERROR] Worker (pid:{pid}) was sent SIGKILL! Perhaps out of memory?",
+        ]
+    return lines
+
+
+def test_a_worker_that_is_ended_takes_its_request_along(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(workers()))
+    found = read(path)
+    assert [each.failed for each in sorted(found.outcomes, key=lambda it: it.request)] == [
+        True,
+        False,
+    ] * 6
+    assert {round(each.seconds) for each in found.outcomes if each.failed} == {8}
+    assert {each.fault.message for each in found.outcomes if each.fault} == {
+        f"WORKER TIMEOUT (pid:{100 + n})" for n in range(6)
+    }
+    judged = verdict(tmp_path, workers())
+    assert judged.cause == "platform-timeout"
+    assert not {"resource-leak"} & {each.cause for each in judged.ranked}
+    assert not any("no single place" in text for text in said(judged))
+
+
+def test_a_worker_that_is_killed_for_no_time_may_have_been_out_of_memory(tmp_path: Path) -> None:
+    lines = [line for line in workers() if "TIMEOUT" not in line]
+    assert verdict(tmp_path, lines).cause == "resource-leak"
+
+
+def test_the_age_of_an_aborted_request_is_not_what_gunicorn_says_of_it(tmp_path: Path) -> None:
+    day = "18/Nov/2026:08:00"
+    path = tmp_path / "app.log"
+    path.write_text(
+        f"[{stamp(1)}] [7] [INFO] desk: request 0001ab07 started\n"
+        f'1.2.3.4 - - [{day}:09 +0000] "POST /a HTTP/1.1" 500 - 0.009000 "0001ab07"\n'
+    )
+    (outcome,) = read(path).outcomes
+    assert outcome.failed
+    assert outcome.seconds == pytest.approx(8.0)
+
+
+def test_warnings_of_crewais_console_are_no_lines_that_cannot_be_read(tmp_path: Path) -> None:
+    record = [
+        json.dumps({"ts": iso(n), "request_id": f"ab{n:04}", "status": 200}) for n in range(5)
+    ]
+    noise = [
+        "[CrewAIEventsBus] Warning: Event pairing mismatch. 'llm_call_failed' closed ",
+        "'flow_started' (expected 'llm_call_started')",
+    ]
+    path = tmp_path / "app.log"
+    path.write_text("\n".join([record[0], *noise, record[1], *noise, *record[2:], "###"]))
+    assert read(path).skipped == 1

@@ -11,7 +11,7 @@ from ..model import Link
 from . import calls, fields
 from .calls import clean
 from .requests import BAD, WARNING, Record, Requests
-from .told import GAVE_UP, HUNG_UP, of_the_memory
+from .told import GAVE_UP, HUNG_UP, of_the_memory, took_in_words
 
 _DEEP = 8
 _BEGINS = ("starttime", "startutc")
@@ -49,6 +49,8 @@ def record(
     told = fields.instant(found["time"][1])
     requests.zoneless |= told is not None and not fields.has_zone(found["time"][1])
     took = fields.seconds(*found["duration"])
+    if took is None and (took := took_in_words(message)) is not None:
+        requests.fields.setdefault("duration", "text")
     if told is not None and fields.plain(found["time"][0]).endswith(_BEGINS):
         told += took or 0.0
     own = clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else ""

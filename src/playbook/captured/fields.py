@@ -115,8 +115,9 @@ def instant(value: Any) -> float | None:
         if isinstance(value, str) and _CLF_DATE.fullmatch(value):
             return datetime.strptime(value, "%d/%b/%Y:%H:%M:%S %z").timestamp()
         if isinstance(value, str) and not re.fullmatch(r"\d+(?:\.\d+)?", value):
-            # Go's log and nginx part the date with slashes.
-            moment = datetime.fromisoformat(value.strip().replace(",", ".").replace("/", "-"))
+            # Go's log and nginx part the date with slashes; gunicorn has a blank before the zone.
+            told = value.strip().replace(",", ".").replace("/", "-")
+            moment = datetime.fromisoformat(re.sub(r" (?=[+-]\d\d:?\d\d$)", "", told))
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         if isinstance(value, bool):
             return None

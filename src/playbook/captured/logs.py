@@ -64,6 +64,8 @@ class _Reader:
         self._sizes: dict[str, int] = {}
         self._times: dict[str, float | None] = {}
         self._cut: dict[str, str] = {}
+        self._noisy: set[str] = set()
+        """Sources whose last line was noise, with no record since."""
 
     def line(self, line: Line) -> None:
         text, source = line.text, line.source
@@ -93,6 +95,10 @@ class _Reader:
                 held.append(text)
         elif any(link.type for link in parse(text)):
             self._begin(text, line)
+        elif not parse(text):
+            self._noisy.add(source)  # CrewAI's own warnings, which its console wraps
+        elif source in self._noisy:
+            pass
         elif line.time is not None and source:
             self._begin(text, line)  # the collector says when, and so where a record begins
         else:
@@ -105,6 +111,7 @@ class _Reader:
                 self.line(Line(text, source, inner.time or line.time))
             return
         self._flush(line.source)
+        self._noisy.discard(line.source)
         self._requests.add(entries.record(entry, self._requests, line.time, before))
 
     def close(self) -> None:
@@ -112,6 +119,7 @@ class _Reader:
             self._flush(source)
 
     def _begin(self, text: str, line: Line) -> None:
+        self._noisy.discard(line.source)
         self._flush(line.source)
         if len(self._pending) >= _MAX_SOURCES:
             self._flush(next(iter(self._pending)))

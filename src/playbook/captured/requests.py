@@ -50,6 +50,9 @@ _WHOM = re.compile(
 """Who asks, or with what: such an id comes again with the next request."""
 _LINES = 30
 """Records of one request, at most on the average."""
+_TIME_UP = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)")
+_KILLED = re.compile(r"Worker \(pid:(\d+)\) was sent SIG")
+_BEGINS = re.compile(r"\b(?:start(?:ed|ing)?|beg[aiu]n|received|accepted|incoming)\b", re.I)
 _GATEWAYS = (502, 503, 504)
 _BESIDE_LINES = 8
 """Telling records between a traceback and its answer, where a nearer answer has one already."""
@@ -104,6 +107,8 @@ class Request:
     """Its caller hung up."""
     ended: bool = False
     """A record tells that it is over."""
+    begun: float | None = None
+    """When a line of it says that it begins."""
     answered: tuple[float, float] | None = None
     """When the caller had an answer and how long that took, where one record tells both."""
     hung: bool = False
@@ -118,6 +123,8 @@ class Request:
         self.probe |= record.probe
         self.gone |= record.status == _GONE
         self.ended |= record.status is not None or bool(_DONE.search(record.message))
+        if self.begun is None and self.start is None and _BEGINS.search(record.message):
+            self.begun = record.time
         if record.time is not None:
             begun = record.time - (record.seconds or 0.0)
             self.start = begun if self.start is None else min(self.start, begun)
@@ -154,6 +161,13 @@ class Request:
         if not record.chain and record.message:
             self.result = record.message
 
+    def at_work(self, time: float | None) -> bool:
+        """Had it begun at `time`, and is nothing said of its end before? Some stamps are whole
+        seconds."""
+        if time is None or self.start is None or self.end is None:
+            return False
+        return self.start <= time + 1.0 and (not self.ended or self.end >= time - 1.0)
+
     @property
     def worked_on(self) -> float:
         """Seconds for which its lines go on after the answer."""
@@ -174,7 +188,8 @@ class Request:
         start, end = self.start or 0.0, self.end
         if self.answered is not None and failed:
             end = self.answered[0]
-            start = max(start, end - self.answered[1])
+            if self.begun is None:  # gunicorn's 0.009 s of an aborted request is not its age
+                start = max(start, end - self.answered[1])
         told = fault("hung", _SILENT) if self.hung else classify(links)
         return Outcome(
             request=id,
@@ -214,6 +229,8 @@ class Requests:
     """The latest time that any record tells, in seconds since the epoch."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
     """Fault classes of failures that carry no request id, where the requests tell of none."""
+    timed_out: set[str] = field(default_factory=set)
+    """Processes whose time was up, as gunicorn says of its workers."""
     zoneless: bool = False
     """Some of its times do not say in which zone they were measured."""
     probes: int = 0
@@ -270,15 +287,45 @@ class Requests:
                 mine = self.origins.setdefault(record.request, {})
                 mine |= {name: value for name, value in record.origin if name not in mine}
         elif record.chain or record.status is not None or record.level in BAD:
-            if len(self.loose) < _MAX_LOOSE:
+            if self._told_already(record):
+                pass
+            elif len(self.loose) < _MAX_LOOSE:
                 self.loose.append(record)
             else:
                 self.dropped += 1
+
+    def _told_already(self, record: Record) -> bool:
+        """gunicorn kills a worker whose time was up, and wonders "Perhaps out of memory?"."""
+        if found := _TIME_UP.search(record.message):
+            self.timed_out.add(found[1])
+        killed = _KILLED.search(record.message)
+        return killed is not None and killed[1] in self.timed_out
+
+    def _of_processes(self) -> None:
+        """Give what tells of a process to the requests that it was working on: all of them where
+        that ends the process, and else the one, if there is no other."""
+        working: dict[str, list[Request]] = {}
+        for id, each in self.by_id.items():
+            if process := self.origins.get(id, {}).get("pid"):
+                working.setdefault(process, []).append(each)
+        left = []
+        for record in self.loose:
+            process = dict(record.origin).get("pid", "")
+            its = [each for each in working.get(process, ()) if each.at_work(record.time)]
+            told = classify(record.chain).kind if record.chain and its else "unknown"
+            if record.chain and its and (told in _ENDS or len(its) == 1):
+                for each in its:
+                    each.add(replace(record, seconds=None))
+                    each.ended |= told in _ENDS
+            else:
+                left.append(record)
+        self.loose = left
 
     def outcomes(self) -> tuple[tuple[Outcome, ...], str]:
         """The outcomes in order of their start, and what could not be known."""
         notes = []
         unclaimed = 0
+        self._of_processes()
         probes = [id for id, each in self.by_id.items() if each.probe]
         for id in probes:
             del self.by_id[id]

@@ -11,7 +11,7 @@ from ..errors import parse
 from ..model import Link
 from . import calls, entries, fields
 from .requests import BAD, Record, Requests
-from .told import GAVE_UP, HUNG_UP, of_the_memory
+from .told import GAVE_UP, HUNG_UP, of_the_memory, took_in_words
 
 CLF = re.compile(r"\S+ \S+ \S+ \[(\d\d/[A-Za-z]{3}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4})\] ")
 """The beginning of a line of an access log (Apache, nginx, gunicorn)."""
@@ -31,9 +31,14 @@ _ID = re.compile(
     r"([\w.:-]{2,80})"
     r"|[\[(](?:req|request)[-:= ]([\w-]{2,64})[\])]"
     r"|\brid=([\w.:-]{6,80})"
-    r"|[\[(](?=[a-f]*\d)([0-9a-f]{8,32})[\])]",
+    r"|[\[(](?=[a-f]*\d)([0-9a-f]{8,32})[\])]"
+    r"|\brequest[ #:]+[\"']?(?=[a-f-]*\d)([0-9a-f]{8}[0-9a-f-]{0,28})(?![\w-])"
+    r"|\brequest[ #:]+[\"']?(?=[a-z_-]*\d)([\w-]{4,64})[\"']?:? (?:start|beg[iau]n|receiv|accept"
+    r"|done\b|finish|complet|succe|fail|end(?:s|ed)\b|took\b|gave up|abort|timed out)",
     re.IGNORECASE,
 )
+_LAST_FIELD = re.compile(r" \"(?=[A-Za-z_-]*\d)([\w-]{8,64})\"$")
+"""The id at the end of a line of an access log: one quoted word; a browser's name is no word."""
 _UUID = re.compile(
     r"^\W*(?:\[?[A-Z]{3,8}\]?\s+)?(?:\S*\d:\d\d\S*\s+)?"
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\s"
@@ -46,12 +51,10 @@ _ORIGIN = re.compile(
     re.IGNORECASE,
 )
 """Which of several wrote a line: a name and something with a digit."""
+_PROCESS = re.compile(rf"\[{fields.ISO}\] \[(\d+)\] \[[A-Z]+\]")
 _STATUS = re.compile(r"\bstatus(?:[ _]?code)?[=: ]+(\d{3})\b|HTTP/\d(?:\.\d)?\" (\d{3})\b", re.I)
-_TOOK = re.compile(
-    r"\b(?:duration|elapsed|took|latency|in|after|rt|request_time)(?:_(ms|s))?[=: ]+([\d.]+) ?"
-    r"(ms|s)?\b",
-    re.I,
-)
+_AFTER_BYTES = re.compile(r"\" \d{3} (?:\d+|-)(?: \"[^\"]*\")* (\d+\.\d{3,6})(?= |$)")
+"""The seconds that an access log has behind the bytes (gunicorn's %(L)s, nginx's request_time)."""
 _CALL = re.compile(
     r"\b(?:GET|POST|PUT|PATCH|DELETE) (https?://[^\s\"]+)(?=[\s\",])\"?,? ?(?:\"?HTTP/\d(?:\.\d)?)?"
     r" ?\"?(\d{3})\b"
@@ -133,6 +136,11 @@ def _with_fields(
     return entries.record({**pairs, **entry, **more}, requests, time, f"{first} {below}")
 
 
+def _took(first: str, access: bool) -> float | None:
+    found = _AFTER_BYTES.search(first) if access else None
+    return fields.seconds("", f"{found[1]}s") if found else took_in_words(first)
+
+
 def _level(first: str) -> str:
     found = _LEVEL.search(first[:200])
     return (found[1] or found[2]).lower() if found else ""
@@ -152,7 +160,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         return _with_fields(words, below, entry, requests, time)
     stamp, access = STAMP.match(first), CLF.match(first)
     severity = _level(first)
-    id, status, took = _labelled(first, requests), _STATUS.search(first), _TOOK.search(first)
+    id, status, took = _labelled(first, requests), _STATUS.search(first), _took(first, bool(access))
     pairs = _pairs(first)
     scope = tuple((fields.plain(name), value) for name, value in pairs)
     at = access[1] if access else (stamp[1] or stamp[2]) if stamp else None
@@ -175,7 +183,6 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
     elif GAVE_UP.search(message):
         chain = parse(message)
     chain = of_the_memory(below, chain)
-    unit = (took[3] or took[1] or "s") if took else ""
     id = requests.whose(id, text)
     if not id:
         requests.about(pairs)
@@ -184,13 +191,13 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         time=fields.instant(at) if at else time,
         level=severity,
         status=fields.status(status[1] or status[2]) if status else None,
-        seconds=fields.seconds("", f"{took[2].rstrip('.')}{unit}") if took else None,
+        seconds=took,
         chain=chain if any(link.type for link in chain) or severity or GAVE_UP.search(message)
         else (),
         message=message,
         scope=scope,
         probe=fields.is_probe(first),
-        origin=tuple((name.lower(), value) for name, value in _ORIGIN.findall(first[:400])),
+        origin=_origin(first),
     )  # fmt: skip
     if balanced := _ALB.match(first):
         record = _balanced(record, balanced, first)
@@ -203,6 +210,13 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
     key = _KEY.search(first)
     leaves = {"idempotency_key": key[1]} if key else {}
     return calls.inside(record, calls.Call("http", name, within, timed=False), leaves, requests)
+
+
+def _origin(first: str) -> tuple[tuple[str, str], ...]:
+    """Who wrote it, by label; gunicorn's own form has its process between stamp and level."""
+    named = tuple((name.lower(), value) for name, value in _ORIGIN.findall(first[:400]))
+    process = _PROCESS.match(first)
+    return named if process is None or dict(named).get("pid") else (*named, ("pid", process[1]))
 
 
 def _pairs(first: str) -> list[tuple[str, str]]:
@@ -244,5 +258,5 @@ def _labelled(first: str, requests: Requests) -> str:
         return found[1] if found else ""
     if found := _ID.search(first):
         return next((group for group in found.groups() if group), "").strip("-.:")
-    found = _UUID.search(first[:160])
+    found = (CLF.match(first) and _LAST_FIELD.search(first)) or _UUID.search(first[:160])
     return found[1] if found else ""

@@ -15,7 +15,7 @@ from ..runner import Run
 from . import catalogue, differs
 from .facts import Evidence, masked, signs
 from .judge import FEW, failing
-from .rules import BEFORE_ANY_CALL, layer_of, suspects
+from .rules import BEFORE_ANY_CALL, NOWHERE, layer_of, suspects
 
 MOST_CONFIDENT = 0.75
 """Nothing captured proves a cause: taking it away was not tried."""
@@ -94,7 +94,8 @@ def _seen(suspect: Suspect, run: Run) -> Suspect:
     called = any(span.kind in ("http", "llm", "tool") for span in run.spans)
     if called and not any(each.failed and each.seconds <= 0 for each in run.outcomes):
         return suspect
-    kept = [each for each in suspect.evidence if not each.finding.startswith(BEFORE_ANY_CALL)]
+    unseen = (BEFORE_ANY_CALL,) if run.spans else (BEFORE_ANY_CALL, NOWHERE)
+    kept = [each for each in suspect.evidence if not each.finding.startswith(unseen)]
     return replace(suspect, evidence=tuple(kept))
 
 

@@ -336,6 +336,7 @@ def _samples(run: Run) -> list[Finding]:
 
 
 BEFORE_ANY_CALL = "they fail before any call is made"
+NOWHERE = "the time went to no single place"
 
 
 def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
@@ -520,7 +521,7 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         return [("platform-timeout", 0.8, texts)]
     if (stood := _stood(run)) and alone is not None and grows(_seconds(alone), _seconds(run)):
         return [("tool-contention", 0.65, [*stood, *texts]), ("platform-timeout", 0.55, texts)]
-    nowhere = Finding("the time went to no single place", "spans")
+    nowhere = Finding(NOWHERE, "spans")
     return [("platform-timeout", 0.6, [nowhere, *texts, *stood])]
 
 
