@@ -841,3 +841,62 @@ def test_warnings_of_crewais_console_are_no_lines_that_cannot_be_read(tmp_path: 
     path = tmp_path / "app.log"
     path.write_text("\n".join([record[0], *noise, record[1], *noise, *record[2:], "###"]))
     assert read(path).skipped == 1
+
+
+def rounds(took: Callable[[int], float], number: int = 40) -> list[str]:
+    """A service under uvicorn: its own line says how long, the answer's line has not even a time."""
+    lines, at = [], 0.0
+    for n in range(number):
+        at += took(n) + 1
+        lines.append(f"{stamp(at)} INFO rounds note for ward {n % 7} after {took(n):.1f} s")
+        lines.append('INFO:     127.0.0.1:52530 - "POST /rounds HTTP/1.1" 200 OK')
+    return lines
+
+
+def test_an_answer_without_a_duration_has_that_of_the_line_before(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    lost = 'INFO:     127.0.0.1:60302 - "GET /nowhere HTTP/1.1" 404 Not Found'
+    path.write_text("\n".join([*rounds(lambda n: 1.5 + n / 10), *[lost] * 9]))
+    found = read(path)
+    assert [round(each.seconds, 1) for each in found.outcomes if each.seconds] == [
+        round(1.5 + n / 10, 1) for n in range(40)
+    ]
+    assert "no durations" not in found.note
+
+
+def test_durations_of_other_work_are_no_answers(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    lines = rounds(lambda n: 1.5)
+    path.write_text("\n".join(line for n, line in enumerate(lines) if n % 2 or n % 3 == 0))
+    assert not any(each.seconds for each in read(path).outcomes)
+
+
+def test_requests_that_take_longer_and_longer_are_told_though_none_fails(tmp_path: Path) -> None:
+    growing = verdict(tmp_path, rounds(lambda n: 1.5 + n / 4))
+    assert (growing.outcome, growing.cause, growing.confidence) == (
+        "degraded",
+        "resource-leak",
+        0.5,
+    )
+    assert "1.9 s at first, 10.9 s at last, over 40 requests" in said(growing)[0]
+    for steady in (lambda n: 1.5 + n % 9, lambda n: 1.5 + n / 30, lambda n: 9.0 - n / 8):
+        assert verdict(tmp_path, rounds(steady)).outcome == "healthy"
+    assert verdict(tmp_path, rounds(lambda n: 1.5 + n / 4, 19)).outcome == "healthy"
+
+
+def test_requests_that_take_longer_because_more_of_them_run_are_no_leak(tmp_path: Path) -> None:
+    """The load grows all day, and the durations with it."""
+    lines = []
+    for many in range(1, 10):
+        for n in range(many):
+            end, took = many * 100.0 + many + n / 50, float(many)
+            lines.append(json.dumps({"ts": iso(end), "request_id": f"a{many}b{n:03}", "status": 200, "ms": took * 1e3}))  # fmt: skip
+    assert verdict(tmp_path, lines).outcome == "healthy"
+
+
+def test_a_bare_status_is_one_in_a_line_without_an_object_too(tmp_path: Path) -> None:
+    lines = [f"{stamp(n * 3.0)} [INFO] r{n}x7-0 200 duration=1413ms" for n in range(4)]
+    lines.append(f"{stamp(20)} [ERROR] r9x7-0 model call gave up after 3000 ms")
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    assert [round(each.seconds, 1) for each in read(path).outcomes] == [1.4] * 4 + [3.0]

@@ -98,6 +98,14 @@ class Captured:
             for bucket in sorted(groups)
         )
 
+    def alike(self) -> Sequence[Outcome]:
+        """Requests in order of their start that ran with about as many others: with as many as
+        one in the middle did, or a quarter more or fewer."""
+        found = [(each, overlap) for each, overlap in self._overlaps() if each.seconds > 0]
+        middle = sorted(overlap for _, overlap in found)[len(found) // 2] if found else 0
+        near = [each for each, overlap in found if abs(overlap - middle) <= middle / 4]
+        return sorted(near, key=lambda each: each.start)
+
     def _overlaps(self) -> Iterator[tuple[Outcome, int]]:
         """Each request with a duration, and the most that ran at once while it did; of one that
         is only known to end while others ran, how many did then, with it."""

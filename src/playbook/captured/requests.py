@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import canary
@@ -123,7 +123,8 @@ class Request:
         self.probe |= record.probe
         self.gone |= record.status == _GONE
         self.ended |= record.status is not None or bool(_DONE.search(record.message))
-        if self.begun is None and self.start is None and _BEGINS.search(record.message):
+        first = self.start is None and record.seconds is None and record.status is None
+        if first and _BEGINS.search(record.message):
             self.begun = record.time
         if record.time is not None:
             begun = record.time - (record.seconds or 0.0)
@@ -218,6 +219,8 @@ class Requests:
     """The file's own id of a known request, where a line holds both."""
     loose: list[Record] = field(default_factory=list)
     """Records that tell of a failure or an end, but not of which request."""
+    timed: list[tuple[int, Record]] = field(default_factory=list)
+    """Records that say of nobody how long it took, each with the number of loose ones before."""
     dropped: int = 0
     spans: list[Span] = field(default_factory=list)
     lines: int = 0
@@ -293,6 +296,8 @@ class Requests:
                 self.loose.append(record)
             else:
                 self.dropped += 1
+        elif record.seconds is not None and len(self.timed) < _MAX_LOOSE:
+            self.timed.append((len(self.loose), record))
 
     def _told_already(self, record: Record) -> bool:
         """gunicorn kills a worker whose time was up, and wonders "Perhaps out of memory?"."""
@@ -381,6 +386,7 @@ class Requests:
                 if record.status is None and record.seconds is not None and record.level in BAD
             ]  # fmt: skip
             answers = sorted([*answers, *ends]) if answers else []
+        self._took_beside(answers)
         for at in answers or range(len(self.loose)):
             self.add(replace(self.loose[at], request=f"record-{at + 1}"))
         failing = [at for at in answers if self.by_id[f"record-{at + 1}"].failed]
@@ -400,6 +406,26 @@ class Requests:
             "no request id: each line with a status counts as one request, and what an error says "
             "is told of the failing one that stands nearest to it"
         )
+
+    def _took_beside(self, answers: Sequence[int]) -> None:
+        """Give answers without a duration that of the line before, where a service writes one
+        such line ("note written after 2.1 s") for each."""
+        # What was refused was not worked on, and has no such line.
+        answers = [at for at in answers if not 400 <= (self.loose[at].status or 0) < 500]
+        last = answers[-1] if answers else 0
+        timed = [each for each in self.timed if each[0] <= last]
+        several = 0.9 * len(answers) <= len(timed) <= 1.1 * len(answers)
+        if not several or any(self.loose[at].seconds is not None for at in answers):
+            return
+        waiting = 0
+        for at in answers:
+            # What stands far above belongs to an answer that the log does not have.
+            while waiting < len(timed) and timed[waiting][0] < at - _BESIDE_LINES:
+                waiting += 1
+            if waiting < len(timed) and timed[waiting][0] <= at:
+                took = timed[waiting][1]
+                waiting += 1
+                self.loose[at] = replace(self.loose[at], seconds=took.seconds, time=took.time)
 
     def _tell_loose(self) -> int:
         """Failures that nobody claims: those that end whatever a process was at count for a

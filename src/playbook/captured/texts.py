@@ -96,7 +96,8 @@ _HEADING = re.compile(
 )
 """What may stand between a stamp and the message: its end, a process, a level."""
 _BARE_STATUS = re.compile(
-    r"^(?:[\w.:-]+ )?(?:(?:GET|POST|PUT|PATCH|DELETE) \S+ )?(?:-> )?([1-5]\d\d)$"
+    r"^(?:[\w.:-]+ )?(?:(?:GET|POST|PUT|PATCH|DELETE) \S+ )?(?:-> )?([1-5]\d\d)"
+    r"(?=$|(?: [\w.]+=\S+)+$)"
 )
 """A message that is a status and nothing more, with an id or a request line before it."""
 
@@ -160,16 +161,19 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         return _with_fields(words, below, entry, requests, time)
     stamp, access = STAMP.match(first), CLF.match(first)
     severity = _level(first)
-    id, status, took = _labelled(first, requests), _STATUS.search(first), _took(first, bool(access))
+    id, took = _labelled(first, requests), _took(first, bool(access))
     pairs = _pairs(first)
     scope = tuple((fields.plain(name), value) for name, value in pairs)
     at = access[1] if access else (stamp[1] or stamp[2]) if stamp else None
     for what, found in (("request", id), ("time", at), ("level", severity),
-                        ("status", status), ("duration", took), ("scope", scope)):  # fmt: skip
+                        ("duration", took), ("scope", scope)):  # fmt: skip
         if found:
             requests.fields.setdefault(what, "text")
     requests.zoneless |= at is not None and not fields.has_zone(at)
     message = first.strip() if access else _said(first, stamp)
+    status = _STATUS.search(first) or _BARE_STATUS.match(message)
+    if status:
+        requests.fields.setdefault("status", "text")
     caught = _CAUGHT.search(below)
     chain: tuple[Link, ...] = ()
     if HUNG_UP.search(text):
@@ -190,7 +194,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         request=id,
         time=fields.instant(at) if at else time,
         level=severity,
-        status=fields.status(status[1] or status[2]) if status else None,
+        status=fields.status(next(filter(None, status.groups()))) if status else None,
         seconds=took,
         chain=chain if any(link.type for link in chain) or severity or GAVE_UP.search(message)
         else (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..captured import Captured, read
 from ..inject import Plan
 from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
+from ..stats import quantile
 from . import catalogue, differs
 from .facts import Evidence, masked, signs
 from .judge import FEW, failing
@@ -56,6 +58,10 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         if ranked[0].cause == "unknown":
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
         ranked = [_of_one(ranked[0], found), *ranked[1:]]
+        note += f"; {_live(ranked[0].cause)}"
+    elif not kinds and (growing := _grows(found.alike())):
+        outcome = "degraded"
+        ranked = growing
         note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"
@@ -121,6 +127,43 @@ def _live(cause: str) -> str:
     except KeyError:
         step = "the layers one by one"
     return f"a live `playbook triage TARGET` would prove or refute {cause}: {step}"
+
+
+_MANY = 20
+"""Requests from which it is told that each takes longer than the one before."""
+
+
+def _grows(outcomes: Sequence[Outcome]) -> list[Suspect]:
+    """Something that piles up, where nobody fails yet: of requests that ran with as many others,
+    each takes longer than the one before, beyond doubt and by far.
+
+    Not more than a suspicion: who asks for more and more makes the same picture.
+    """
+    took = [each.seconds for each in outcomes]
+    if len(took) < _MANY:
+        return []
+    tenth = max(len(took) // 10, 3)
+    first, last = quantile(took[:tenth], 0.5), quantile(took[-tenth:], 0.5)
+    if last < 3 * first or _by_rank(took) * math.sqrt(len(took) - 1) < _BEYOND_DOUBT:
+        return []
+    text = (
+        f"nobody fails, but requests that run with as many others take longer and longer: "
+        f"{first:.1f} s at first, {last:.1f} s at last, over {len(took)} requests"
+    )
+    cause = "resource-leak"
+    return [Suspect(cause, layer_of(cause), 0.5, (Finding(text, "outcomes"),))]
+
+
+_BEYOND_DOUBT = 3.3
+"""Standard deviations: p < 0.001 on both sides."""
+
+
+def _by_rank(values: Sequence[float]) -> float:
+    """How well the order of the values is their size: Spearman's correlation."""
+    number = len(values)
+    ranked = sorted(range(number), key=lambda at: values[at])
+    apart = sum((rank - at) ** 2 for rank, at in enumerate(ranked))
+    return 1 - 6 * apart / (number * (number**2 - 1))
 
 
 _BARE = ("unknown", "deadline")
