@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from playbook import report
 from playbook.captured import CapturedError, read
 from playbook.diagnose.autopsy import autopsy
 from playbook.model import Verdict
@@ -516,3 +517,386 @@ def test_the_name_of_an_id_goes_for_text_too(tmp_path: Path) -> None:
     }
     with pytest.raises(CapturedError, match="request=nosuch: no record has it"):
         read(path, {"request": "nosuch"})
+
+
+# --- words, and then an object --------------------------------------------------------------------
+
+WITH_FIELDS: dict[str, str] = {
+    "console.log": "{iso} [{level}] {text} {fields}",
+    "winston's printf": "{iso} {level}: {text} {fields}",
+    "zap's console": "{iso}\t{level}\tdesk/main.go:12\t{text}\t{fields}",
+    "Rails": "{level[0]}, [{day}T{clock} #71]  {level} -- : {text} {fields}",
+    "Go's log": "{slashed} {clock} {level} {text} {fields}",
+    "one of brackets": "[{iso}] [71] [{level}] desk: {text} {fields}",
+}
+
+
+def with_fields(form: str, second: float, level: str, text: str, **told: Any) -> str:
+    return form.format(
+        iso=iso(second), level=level, text=text, fields=json.dumps(told), day=DAY,
+        slashed=DAY.replace("-", "/"), clock=stamp(second).split()[1],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", WITH_FIELDS)
+def test_what_stands_before_the_fields_of_a_line_is_read_too(tmp_path: Path, form: str) -> None:
+    lines = [
+        line for n in range(10) for line in [
+            with_fields(WITH_FIELDS[form], n * 5.0, "INFO", "asked", request_id=f"ab{n:04}"),
+            with_fields(WITH_FIELDS[form], n * 5.0 + 3, "ERROR", "model call failed: 429 Too Many Requests",
+                        ms=2900, request_id=f"ab{n:04}", upstream={"open": 4})
+            if n % 2 else
+            with_fields(WITH_FIELDS[form], n * 5.0 + 2, "INFO", "answered", ms=2000, request_id=f"ab{n:04}"),
+        ]
+    ]  # fmt: skip
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path)
+    assert len(found.outcomes) == 10
+    assert not found.skipped
+    assert [each.failed for each in found.outcomes] == [bool(n % 2) for n in range(10)]
+    failed = found.outcomes[1]
+    assert failed.fault is not None
+    assert failed.fault.kind == "rate-limit"
+    assert failed.fault.message.startswith(("model call", "desk: model", "desk/main.go:12\tmodel"))
+    assert [round(each.seconds, 1) for each in found.outcomes[:2]] == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("form", WITH_FIELDS)
+def test_a_known_request_is_found_in_the_words_before_the_fields(tmp_path: Path, form: str) -> None:
+    lines = [
+        with_fields(WITH_FIELDS[form], n * 5.0, "ERROR", f"r{n}x7-0 gave up", ms=3001)
+        for n in range(3)
+    ]
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path, known={f"r{n}x7-0": f"ours-{n}" for n in range(3)})
+    assert {each.request for each in found.outcomes if each.failed} == {
+        "ours-0",
+        "ours-1",
+        "ours-2",
+    }
+    assert {round(each.seconds, 1) for each in found.outcomes} == {3.0}
+
+
+def test_a_traceback_below_a_line_with_fields_is_its_error(tmp_path: Path) -> None:
+    form = WITH_FIELDS["winston's printf"].replace("{level}", "error")
+    lines = [
+        line for n in range(4) for line in [
+            with_fields(form, n * 5.0, "ERROR", "failed", request_id=f"ab{n:04}", ms=2), *TRACEBACK
+        ]
+    ]  # fmt: skip
+    assert verdict(tmp_path, lines).cause == "connection-pool-exhausted"
+
+
+def test_an_object_that_is_a_record_keeps_its_own_words(tmp_path: Path) -> None:
+    """A prefix that nobody took off: the record says itself when, how grave and what."""
+    path = tmp_path / "app.log"
+    inner = {"time": iso(7), "level": "error", "msg": "no such shelf", "request_id": "ab0001"}
+    path.write_text(f"{iso(9)} INFO desk {json.dumps(inner)}")
+    (outcome,) = read(path).outcomes
+    assert outcome.failed
+    assert outcome.fault is not None
+    assert outcome.fault.message == "no such shelf"
+
+
+def test_errors_with_a_duration_are_requests_beside_the_answers_that_went_well(
+    tmp_path: Path,
+) -> None:
+    """A service that logs `ID 200 {"ms": …}`, and an error instead where there is no answer."""
+    lines = [
+        f'{iso(n * 9.0)} [INFO] r{n}x7-0 200 {{"ms":1400}}' if n % 2 else
+        f'{iso(n * 9.0)} [ERROR] r{n}x7-0 model call gave up after 3000 ms {{"ms":3001}}'
+        for n in range(12)
+    ]  # fmt: skip
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path)
+    assert [round(each.seconds, 1) for each in found.outcomes] == [3.0, 1.4] * 6
+    assert [each.failed for each in found.outcomes] == [True, False] * 6
+
+
+def booking(n: int, **told: Any) -> list[str]:
+    """A service that heads each error the same, and whose answer's line has its level."""
+    common = {"ts": iso(n * 9.0), "level": "error", "reqId": f"ab{n:04}"}
+    done = {"msg": "request completed", "status": 500, "durationMs": 900}
+    return [json.dumps(common | {"msg": "booking failed"} | told), json.dumps(common | done)]
+
+
+@pytest.mark.parametrize("name", ["error", "err", "reason", "detail"])
+def test_why_it_failed_stands_beside_the_heading_and_not_in_the_answers_line(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "app.log"
+    why = "the harbour is shut on Sundays"
+    path.write_text("\n".join(line for n in range(4) for line in booking(n, **{name: why})))
+    assert {each.fault.message for each in read(path).outcomes if each.fault} == {why}
+
+
+def test_a_conflict_after_another_error_is_what_ended_it(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    lines = []
+    for n in range(4):
+        first = {"ts": iso(n * 9.0 - 2), "level": "warn", "reqId": f"ab{n:04}", "attempt": 1}
+        lines.append(json.dumps(first | {"msg": "trying again", "error": "model answered 503"}))
+        lines += booking(n, error=f"ledger 409: guest {n} already holds seat 7")
+    path.write_text("\n".join(lines))
+    assert {each.fault.kind for each in read(path).outcomes if each.fault} == {
+        "side-effect-conflict"
+    }
+
+
+def said(found: Verdict) -> list[str]:
+    return [each.finding for suspect in found.ranked for each in suspect.evidence]
+
+
+def test_without_durations_no_level_and_no_beginning_is_told(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({"ts": iso(n * 2.0), "level": "error" if n % 3 == 0 else "info",
+                    "reqId": f"ab{n:04}", "msg": "x is not iterable" if n % 3 == 0 else "done"})
+        for n in range(30)
+    ]  # fmt: skip
+    found = verdict(tmp_path, lines)
+    texts = said(found)
+    assert not found.sweep.levels
+    assert any(text.startswith("10 of 30 requests: application-error") for text in texts), texts
+    assert not any("at once" in text or "before any call" in text for text in texts), texts
+
+
+def test_failures_without_a_duration_count_at_the_level_of_those_that_ran_when_they_ended(
+    tmp_path: Path,
+) -> None:
+    """Only what went well has a duration: the failures are not those that ran alone."""
+    lines = []
+    for n in range(8):
+        at = n * 20.0
+        lines.append((at, {"msg": "done", "reqId": f"al{n:04}", "ms": 900}))
+        for m in range(4):
+            took = 3.0 + m / 10
+            lines.append(
+                (at + 10 + took, {"msg": "done", "reqId": f"b{m}{n:04}", "ms": took * 1e3})
+            )
+        lines.append((at + 12, {"msg": "x is not iterable", "level": "error", "reqId": f"f{n:04}"}))
+    written = [json.dumps({"ts": iso(at), "level": "info"} | told) for at, told in sorted(lines, key=lambda it: it[0])]  # fmt: skip
+    found = verdict(tmp_path, written)
+    assert [(it.failures, it.attempts, it.concurrency) for it in found.sweep.levels] == [
+        (0, 8, 1),
+        (8, 40, 5),
+    ]
+    assert found.sweep.levels[1].p50_s > 3
+    assert not any("before any call" in text for text in said(found))
+
+
+def test_a_failure_before_any_call_is_told_where_the_others_log_theirs(tmp_path: Path) -> None:
+    lines = []
+    for n in range(12):
+        common = {"ts": iso(n * 9.0 + 2), "request_id": f"ab{n:04}", "duration_ms": 2000}
+        if n % 2:
+            lines.append(json.dumps(common | {"level": "error", "msg": "no such shelf"}))
+            continue
+        lines.append(json.dumps(common | {"level": "info", "msg": "llm call finished"}))
+        lines.append(json.dumps(common | {"level": "info", "msg": "done", "status": 200}))
+    assert any("before any call" in text for text in said(verdict(tmp_path, lines)))
+
+
+def test_lines_without_a_time_have_that_of_the_line_before(tmp_path: Path) -> None:
+    answer = 'INFO:     127.0.0.1:52530 - "POST /rounds HTTP/1.1" 200 OK'
+    lines = [line for n in range(5) for line in [f"{stamp(n * 5.0)} INFO note written", answer]]
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    found = read(path)
+    assert [each.start for each in found.outcomes] == [1794988800.0 + 5 * n for n in range(5)]
+    path.write_text("\n".join([answer] * 5))
+    assert not report._when(read(path).outcomes)
+
+
+def test_lines_that_cannot_be_read_are_told_once(tmp_path: Path) -> None:
+    lines = [
+        "###",
+        *(json.dumps({"ts": iso(n), "request_id": f"ab{n:04}", "status": 200}) for n in range(5)),
+    ]
+    assert verdict(tmp_path, lines).note.count("1 of 6 lines could not be read") == 1
+
+
+# --- ids without a label, durations in words, gunicorn's workers ----------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO [desk] request 5a077231e70d started: plot P-0",
+        "INFO request 0f3c6c1e-8f5d-4f0e-9d5a-0c1b2a3d4e5f done",
+        'INFO request "r7x2kp-12" failed: no such shelf',
+        '127.0.0.1 - - [18/Nov/2026:08:00:26 +0000] "POST /advice HTTP/1.1" 200 102 4.882 "5a077231e70d"',
+    ],
+)
+def test_an_id_is_one_without_its_label_too(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "app.log"
+    path.write_text("\n".join([line if line[:3] == "127" else f"{stamp(1)} {line}"] * 3))
+    (outcome,) = read(path).outcomes
+    assert outcome.request in line
+    assert not outcome.request.startswith("record")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "request POST /v1/cases started",
+        "request body2 was empty",
+        "request timed out",
+        "requests 5",
+    ],
+)
+def test_other_words_after_request_are_no_id(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "app.log"
+    path.write_text(f"{stamp(1)} ERROR {text}\n")
+    assert [each.request for each in read(path).outcomes] == ["record-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "took"),
+    [
+        ("done in 4.88 s", 4.88),
+        ("gave up after 3000 ms", 3.0),
+        ("note written after 19.5 seconds", 19.5),
+        ("model took 120ms", 0.12),
+        ("done in 2 min", 120.0),
+        ("done in 3 steps", None),
+        ("failed after 2 attempts", None),
+        ("call failed, trying again in 2 s", None),
+        ("Retrying request to /chat/completions in 0.48 seconds", None),
+    ],
+)
+@pytest.mark.parametrize("form", ["text", "JSON"])
+def test_how_long_it_took_may_stand_in_the_message(
+    tmp_path: Path, form: str, text: str, took: float | None
+) -> None:
+    told = {"ts": iso(300), "level": "info", "msg": text, "request_id": "ab0001"}
+    path = tmp_path / "app.log"
+    path.write_text(
+        json.dumps(told) if form == "JSON" else f"{stamp(300)} INFO request_id=ab0001 {text}"
+    )
+    (outcome,) = read(path).outcomes
+    assert outcome.seconds == pytest.approx(took or 0.0)
+
+
+def workers() -> list[str]:
+    """Two sync workers of gunicorn for each of six pairs of requests; one is too slow for it."""
+    lines = []
+    for n in range(6):
+        at, pid = n * 30.0, 100 + n
+        lines += [
+            f"[{stamp(at)}] [{pid}] [INFO] desk: request {n:04}ab07 started",
+            f"[{stamp(at)}] [{pid}9] [INFO] desk: request {n:04}cd07 started",
+            f"[{stamp(at + 3)}] [{pid}9] [INFO] desk: request {n:04}cd07 done in 3.00 s",
+            f"[{stamp(at + 8)} +0000] [7] [CRITICAL] WORKER TIMEOUT (pid:{pid})",
+            f"[{stamp(at + 9)} +0000] [7] [ERROR] Worker (pid:{pid}) was sent SIGKILL! Perhaps out of memory?",
+        ]
+    return lines
+
+
+def test_a_worker_that_is_ended_takes_its_request_along(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(workers()))
+    found = read(path)
+    assert [each.failed for each in sorted(found.outcomes, key=lambda it: it.request)] == [
+        True,
+        False,
+    ] * 6
+    assert {round(each.seconds) for each in found.outcomes if each.failed} == {8}
+    assert {each.fault.message for each in found.outcomes if each.fault} == {
+        f"WORKER TIMEOUT (pid:{100 + n})" for n in range(6)
+    }
+    judged = verdict(tmp_path, workers())
+    assert judged.cause == "platform-timeout"
+    assert not {"resource-leak"} & {each.cause for each in judged.ranked}
+    assert not any("no single place" in text for text in said(judged))
+
+
+def test_a_worker_that_is_killed_for_no_time_may_have_been_out_of_memory(tmp_path: Path) -> None:
+    lines = [line for line in workers() if "TIMEOUT" not in line]
+    assert verdict(tmp_path, lines).cause == "resource-leak"
+
+
+def test_the_age_of_an_aborted_request_is_not_what_gunicorn_says_of_it(tmp_path: Path) -> None:
+    day = "18/Nov/2026:08:00"
+    path = tmp_path / "app.log"
+    path.write_text(
+        f"[{stamp(1)}] [7] [INFO] desk: request 0001ab07 started\n"
+        f'1.2.3.4 - - [{day}:09 +0000] "POST /a HTTP/1.1" 500 - 0.009000 "0001ab07"\n'
+    )
+    (outcome,) = read(path).outcomes
+    assert outcome.failed
+    assert outcome.seconds == pytest.approx(8.0)
+
+
+def test_warnings_of_crewais_console_are_no_lines_that_cannot_be_read(tmp_path: Path) -> None:
+    record = [
+        json.dumps({"ts": iso(n), "request_id": f"ab{n:04}", "status": 200}) for n in range(5)
+    ]
+    noise = [
+        "[CrewAIEventsBus] Warning: Event pairing mismatch. 'llm_call_failed' closed ",
+        "'flow_started' (expected 'llm_call_started')",
+    ]
+    path = tmp_path / "app.log"
+    path.write_text("\n".join([record[0], *noise, record[1], *noise, *record[2:], "###"]))
+    assert read(path).skipped == 1
+
+
+def rounds(took: Callable[[int], float], number: int = 40) -> list[str]:
+    """A service under uvicorn: its own line says how long, the answer's line has not even a time."""
+    lines, at = [], 0.0
+    for n in range(number):
+        at += took(n) + 1
+        lines.append(f"{stamp(at)} INFO rounds note for ward {n % 7} after {took(n):.1f} s")
+        lines.append('INFO:     127.0.0.1:52530 - "POST /rounds HTTP/1.1" 200 OK')
+    return lines
+
+
+def test_an_answer_without_a_duration_has_that_of_the_line_before(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    lost = 'INFO:     127.0.0.1:60302 - "GET /nowhere HTTP/1.1" 404 Not Found'
+    path.write_text("\n".join([*rounds(lambda n: 1.5 + n / 10), *[lost] * 9]))
+    found = read(path)
+    assert [round(each.seconds, 1) for each in found.outcomes if each.seconds] == [
+        round(1.5 + n / 10, 1) for n in range(40)
+    ]
+    assert "no durations" not in found.note
+
+
+def test_durations_of_other_work_are_no_answers(tmp_path: Path) -> None:
+    path = tmp_path / "app.log"
+    lines = rounds(lambda n: 1.5)
+    path.write_text("\n".join(line for n, line in enumerate(lines) if n % 2 or n % 3 == 0))
+    assert not any(each.seconds for each in read(path).outcomes)
+
+
+def test_requests_that_take_longer_and_longer_are_told_though_none_fails(tmp_path: Path) -> None:
+    growing = verdict(tmp_path, rounds(lambda n: 1.5 + n / 4))
+    assert (growing.outcome, growing.cause, growing.confidence) == (
+        "degraded",
+        "resource-leak",
+        0.5,
+    )
+    assert "1.9 s at first, 10.9 s at last, over 40 requests" in said(growing)[0]
+    for steady in (lambda n: 1.5 + n % 9, lambda n: 1.5 + n / 30, lambda n: 9.0 - n / 8):
+        assert verdict(tmp_path, rounds(steady)).outcome == "healthy"
+    assert verdict(tmp_path, rounds(lambda n: 1.5 + n / 4, 19)).outcome == "healthy"
+
+
+def test_requests_that_take_longer_because_more_of_them_run_are_no_leak(tmp_path: Path) -> None:
+    """The load grows all day, and the durations with it."""
+    lines = []
+    for many in range(1, 10):
+        for n in range(many):
+            end, took = many * 100.0 + many + n / 50, float(many)
+            lines.append(json.dumps({"ts": iso(end), "request_id": f"a{many}b{n:03}", "status": 200, "ms": took * 1e3}))  # fmt: skip
+    assert verdict(tmp_path, lines).outcome == "healthy"
+
+
+def test_a_bare_status_is_one_in_a_line_without_an_object_too(tmp_path: Path) -> None:
+    lines = [f"{stamp(n * 3.0)} [INFO] r{n}x7-0 200 duration=1413ms" for n in range(4)]
+    lines.append(f"{stamp(20)} [ERROR] r9x7-0 model call gave up after 3000 ms")
+    path = tmp_path / "app.log"
+    path.write_text("\n".join(lines))
+    assert [round(each.seconds, 1) for each in read(path).outcomes] == [1.4] * 4 + [3.0]

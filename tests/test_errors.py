@@ -844,10 +844,29 @@ def test_messages_that_say_other_things_stay_apart(one: str, other: str) -> None
         "RuntimeError: coroutine is being awaited already",
         "Cannot convert undefined or null to object",
         "undefined is not iterable (cannot read property Symbol(Symbol.iterator))",
+        "Cannot destructure property 'excess' of 'covers[kind]' as it is undefined.",
+        "Cannot set properties of undefined (setting 'quote')",
+        "letters.parts is not iterable",
     ],
 )
 def test_what_only_the_targets_own_code_can_do_wrong(text: str) -> None:
     assert errors.classify(errors.parse(text)).kind == "application-error"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("model call gave up after 3000 ms", "timeout"),
+        ("giving up on the ledger after 2.5 s", "timeout"),
+        ("the call was aborted after 30 seconds", "timeout"),
+        ("gave up after 3 attempts", "unknown"),  # what each of them met is not said
+        ("ledger 409: guest 7 already holds seat 12", "side-effect-conflict"),
+        ("ledger 409: the ledger is closed", "unknown"),
+        ("seat 12 is already taken", "unknown"),  # by somebody else, for all that is said
+    ],
+)
+def test_services_own_words_for_a_timeout_and_for_a_write_made_before(text: str, kind: str) -> None:
+    assert errors.classify(errors.parse(text)).kind == kind
 
 
 @pytest.mark.parametrize("client", ["requests", "httpx"])

@@ -390,14 +390,15 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         (
             "side-effect-conflict",
             r"UNIQUE constraint|violates unique constraint|duplicate (?:key|entry)|\bP2002\b"
-            r"|409 Conflict\W{1,3}(?:duplicate|already)",
+            # The other side has it already: a write that was made before.
+            r"|409 Conflict\W{1,3}duplicate|\b409\b[^\n]{0,160}\balready\b",
         ),
         (
             "application-error",
-            r"Cannot (?:read|set) propert(?:y|ies)|is not a function|'NoneType' object"
+            r"Cannot (?:read|set|destructure) propert(?:y|ies)|is not a function|'NoneType' object"
             r"|changed size during iteration|mutated during iteration|not in list"
             r"|already awaited coroutine|coroutine is being awaited already"
-            r"|undefined or null to object|(?:undefined|null) is not iterable",
+            r"|undefined or null to object|\bis not iterable\b",
         ),
         ("lock-timeout", r"\bLockException\b|could not (?:acquire|obtain) lock"),
         (
@@ -484,7 +485,9 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         (
             "timeout",
             r"\btimed[ -]out\b|\brequest time-?out\b|\btime-?out (?:of|after|exceeded|expired)"
-            r"|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout|\btook too long\b",
+            r"|\bETIMEDOUT\b|deadline exceeded|aborted due to timeout|\btook too long\b"
+            r"|\b(?:g[ai]ve up|giving up|given up|abort(?:ed|ing)|cancell?ed|abandoned)"
+            r" (?:[\w']+ ){0,4}?after [\d.]+ ?(?:ms|s|sec(?:ond)?s?|min(?:ute)?s?)\b",
         ),
         (
             "connection-error",

@@ -274,7 +274,8 @@ def _unknown(record: Record) -> list[str]:
 
 
 def _when(outcomes: Sequence[Outcome]) -> str:
-    """First start to last end, UTC."""
+    """First start to last end, UTC; empty where no time is known, as of a log without any."""
+    outcomes = [it for it in outcomes if it.start > 1e8]
     if not outcomes:
         return ""
     utc = dt.UTC

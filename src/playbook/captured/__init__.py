@@ -75,9 +75,13 @@ class Captured:
 
     def runs(self) -> tuple[Run, ...]:
         """The requests of each level with their spans, as a sweep would have measured them."""
+        levelled = list(self._overlaps())
+        failing = sum(each.failed for each in self.outcomes)
+        if 2 * sum(each.failed for each, _ in levelled) < failing:
+            return ()  # the levels would leave out most of what fails
         groups: dict[int, list[Outcome]] = {}
         most: dict[int, int] = {}
-        for each, overlap in self._overlaps():
+        for each, overlap in levelled:
             bucket = bisect.bisect_left(BUCKETS, overlap)
             groups.setdefault(bucket, []).append(each)
             most[bucket] = max(most.get(bucket, 1), overlap)
@@ -94,8 +98,17 @@ class Captured:
             for bucket in sorted(groups)
         )
 
+    def alike(self) -> Sequence[Outcome]:
+        """Requests in order of their start that ran with about as many others: with as many as
+        one in the middle did, or a quarter more or fewer."""
+        found = [(each, overlap) for each, overlap in self._overlaps() if each.seconds > 0]
+        middle = sorted(overlap for _, overlap in found)[len(found) // 2] if found else 0
+        near = [each for each, overlap in found if abs(overlap - middle) <= middle / 4]
+        return sorted(near, key=lambda each: each.start)
+
     def _overlaps(self) -> Iterator[tuple[Outcome, int]]:
-        """Each request with a duration, and the most that ran at once while it did."""
+        """Each request with a duration, and the most that ran at once while it did; of one that
+        is only known to end while others ran, how many did then, with it."""
         timed = [each for each in self.outcomes if each.seconds > 0]
         # Of two in a row the first may end within the rounding of a log's durations.
         begin = {each.request: each.start + min(ROUNDED, each.seconds / 4) for each in timed}
@@ -107,6 +120,10 @@ class Captured:
         for each in timed:
             first = bisect.bisect_left(starts, begin[each.request])
             yield each, max(running[first : bisect.bisect_left(starts, each.end)], default=1)
+        for each in self.outcomes:
+            others = bisect.bisect_right(starts, each.end) - bisect.bisect_left(ends, each.end)
+            if each.seconds <= 0 < each.end and others:
+                yield each, 1 + others
 
 
 def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:
@@ -114,7 +131,7 @@ def _level(concurrency: int, outcomes: Sequence[Outcome]) -> Level:
 
     count = Count(len(outcomes), sum(each.failed for each in outcomes))
     low, high = wilson(count)
-    seconds = [each.seconds for each in outcomes]
+    seconds = [each.seconds for each in outcomes if each.seconds > 0] or [0.0]
     elapsed = max(each.end for each in outcomes) - min(each.start for each in outcomes)
     kinds = Counter(each.fault.kind for each in outcomes if each.failed and each.fault)
     return Level(
@@ -199,6 +216,7 @@ def _logs_in(folder: Path) -> list[Path]:
 
 def _one(path: Path, requests: Requests) -> None:
     """Read one file into `requests`; `CapturedError` if it is none that can be read."""
+    requests.before = None
     try:
         with path.open("rb") as raw:
             opener: Any = gzip.open if raw.read(2) == b"\x1f\x8b" else open

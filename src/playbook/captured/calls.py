@@ -26,6 +26,9 @@ class Call:
     """It says nothing unless its record has a duration."""
 
 
+_ATTEMPT = "model call"
+
+
 def told(leaves: Mapping[str, Any], message: str) -> Call | None:
     """The run of a tool, the call of a model or of another service that a record is about."""
     told: Call | None = None
@@ -51,8 +54,8 @@ def told(leaves: Mapping[str, Any], message: str) -> Call | None:
     if keyed and other:
         return Call("http", other, timed=False)
     if tried and told is None and (_OF_A_MODEL.search(message) or _AGAIN.search(message)):
-        return Call("http", "model call", "llm", timed=False)
-    return told or (Call("http", "model call", "llm") if _MODEL_CALL.search(message) else None)
+        return Call("http", _ATTEMPT, "llm", timed=False)
+    return told or (Call("http", _ATTEMPT, "llm") if _MODEL_CALL.search(message) else None)
 
 
 def inside(
@@ -64,8 +67,10 @@ def inside(
         found = kinds[0] if kinds else classify(parse(record.message))
         if found.kind in TRANSIENT | UNANSWERED and (kinds or _AGAIN.search(record.message)):
             # What was met and tried again; the request goes on.
-            call = Call("http", "model call", "llm", timed=False)
+            call = Call("http", _ATTEMPT, "llm", timed=False)
             kinds = [found]
+    if call and call.name == _ATTEMPT and kinds and kinds[0].kind == "side-effect-conflict":
+        call = None  # an attempt of the whole request: no model has that said
     if call is None or record.time is None or (call.timed and record.seconds is None):
         return record
     if not kinds and record.status is not None and record.status >= 400:

@@ -10,14 +10,17 @@ from ..errors import parse, redact
 from ..model import Link
 from . import calls, fields
 from .calls import clean
-from .requests import BAD, Record, Requests
-from .told import GAVE_UP, HUNG_UP, of_the_memory
+from .requests import BAD, WARNING, Record, Requests
+from .told import GAVE_UP, HUNG_UP, of_the_memory, took_in_words
 
 _DEEP = 8
 _BEGINS = ("starttime", "startutc")
 
 
-def record(entry: dict[str, Any], requests: Requests, time: float | None = None) -> Record:
+def record(
+    entry: dict[str, Any], requests: Requests, time: float | None = None, words: str = ""
+) -> Record:
+    """A record from an object; `words` are those of its line that stand outside of it."""
     leaves = fields.flat(entry)
     found = {
         what: (path, leaves.get(path))
@@ -35,6 +38,8 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
     message = message if isinstance(message, str) else ""
     level = fields.level(found["level"][1])
     chain = _chain(entry)
+    if not chain and (level in BAD or level in WARNING):
+        chain = _why(leaves)
     if not chain and (level in BAD or GAVE_UP.search(message)):
         chain = parse(message)
     id = found["request"][1]
@@ -44,10 +49,13 @@ def record(entry: dict[str, Any], requests: Requests, time: float | None = None)
     told = fields.instant(found["time"][1])
     requests.zoneless |= told is not None and not fields.has_zone(found["time"][1])
     took = fields.seconds(*found["duration"])
+    if took is None and (took := took_in_words(message)) is not None:
+        requests.fields.setdefault("duration", "text")
     if told is not None and fields.plain(found["time"][0]).endswith(_BEGINS):
         told += took or 0.0
     own = clean(str(id)) if isinstance(id, str | int) and id not in ("-", "") else ""
-    words = " ".join(str(each) for each in leaves.values()) if requests.known else ""
+    if requests.known:
+        words = " ".join([words, *map(str, leaves.values())])
     whose = requests.whose(own, words)
     if not whose and scope:
         requests.about((path, str(leaves[path])[:100]) for path, _ in fields.scoped(tuple(leaves)))
@@ -79,6 +87,15 @@ def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
         if isinstance(value, dict) and (links := _chain(value, depth - 1)):
             return links
     return ()
+
+
+def _why(leaves: Mapping[str, Any]) -> tuple[Link, ...]:
+    """What says why it failed, where its message is a heading ("booking failed")."""
+    told = [
+        value for path, value in leaves.items()
+        if fields.last(path) in fields.WHY and isinstance(value, str) and " " in value.strip()
+    ]  # fmt: skip
+    return parse(told[0]) if told else ()
 
 
 def _links(value: Any, depth: int = 0) -> tuple[Link, ...]:

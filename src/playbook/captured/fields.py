@@ -29,7 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "duration": _names(
         "responsetime requesttime durationms durationsec durations durationseconds duration "
         "elapsedms elapseds elapsedseconds elapsed latencyms latencys latency tookms took "
-        "processtime totalms"
+        "processtime totalms ms"
     ),
     "message": _names("msg message event"),
     "path": _names("path url uri route requestpath requesturi requesturl httptarget urlpath"),
@@ -37,7 +37,10 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What is looked for, with its names in order of preference, spelled without ``_ - . @``."""
 
-ISO = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
+WHY = frozenset(_names("reason detail details errormessage errmsg failure failurereason cause"))
+"""Names of what else may say why, in words, where a record tells of a failure."""
+
+ISO = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?[+-]\d\d:?\d\d)?"
 """A date and time as the lines of a log carry it (a pattern)."""
 
 # Ids that belong to the machinery and differ between any two lines, or that name the request.
@@ -112,7 +115,9 @@ def instant(value: Any) -> float | None:
         if isinstance(value, str) and _CLF_DATE.fullmatch(value):
             return datetime.strptime(value, "%d/%b/%Y:%H:%M:%S %z").timestamp()
         if isinstance(value, str) and not re.fullmatch(r"\d+(?:\.\d+)?", value):
-            moment = datetime.fromisoformat(value.strip().replace(",", "."))
+            # Go's log and nginx part the date with slashes; gunicorn has a blank before the zone.
+            told = value.strip().replace(",", ".").replace("/", "-")
+            moment = datetime.fromisoformat(re.sub(r" (?=[+-]\d\d:?\d\d$)", "", told))
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         if isinstance(value, bool):
             return None

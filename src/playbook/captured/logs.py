@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
@@ -65,6 +64,8 @@ class _Reader:
         self._sizes: dict[str, int] = {}
         self._times: dict[str, float | None] = {}
         self._cut: dict[str, str] = {}
+        self._noisy: set[str] = set()
+        """Sources whose last line was noise, with no record since."""
 
     def line(self, line: Line) -> None:
         text, source = line.text, line.source
@@ -78,9 +79,10 @@ class _Reader:
             if held:
                 held.append("")  # tracebacks have blank lines between their links
             return
-        entry = _json(text)
-        if entry is not None:
-            self.entry(entry, line)
+        before, entry = texts.split(text)
+        # Words with a stamp of their own before an object are the record, and it their fields.
+        if entry and (not STAMP.match(before) or envelopes.opened(entry) is not None):
+            self.entry(entry, line, before)
         elif STAMP.match(text) or CLF.match(text) or text.startswith("Traceback ("):
             # A bare traceback follows the line that announced it.
             if text.startswith("Traceback (") and held:
@@ -93,25 +95,31 @@ class _Reader:
                 held.append(text)
         elif any(link.type for link in parse(text)):
             self._begin(text, line)
+        elif not parse(text):
+            self._noisy.add(source)  # CrewAI's own warnings, which its console wraps
+        elif source in self._noisy:
+            pass
         elif line.time is not None and source:
             self._begin(text, line)  # the collector says when, and so where a record begins
         else:
             self._requests.skipped += 1
 
-    def entry(self, entry: dict[str, Any], line: Line) -> None:
+    def entry(self, entry: dict[str, Any], line: Line, before: str = "") -> None:
         if (inner := envelopes.opened(entry)) is not None:
             source = f"{line.source} {inner.source}".strip()
             for text in inner.text.splitlines() or [""]:
                 self.line(Line(text, source, inner.time or line.time))
             return
         self._flush(line.source)
-        self._requests.add(entries.record(entry, self._requests, line.time))
+        self._noisy.discard(line.source)
+        self._requests.add(entries.record(entry, self._requests, line.time, before))
 
     def close(self) -> None:
         for source in list(self._pending):
             self._flush(source)
 
     def _begin(self, text: str, line: Line) -> None:
+        self._noisy.discard(line.source)
         self._flush(line.source)
         if len(self._pending) >= _MAX_SOURCES:
             self._flush(next(iter(self._pending)))
@@ -122,15 +130,3 @@ class _Reader:
         if held := self._pending.pop(source, None):
             time = self._times.pop(source, None)
             self._requests.add(texts.record("\n".join(held), self._requests, time))
-
-
-def _json(line: str) -> dict[str, Any] | None:
-    """The object of a line, also behind the prefix that docker and kubectl put before it."""
-    at = line.find("{")
-    if at < 0 or at > 200 or not line.rstrip().endswith("}"):
-        return None
-    try:
-        entry = json.loads(line[at:])
-    except (ValueError, RecursionError):
-        return None
-    return entry if isinstance(entry, dict) and entry else None

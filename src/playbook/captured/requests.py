@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import canary
@@ -50,6 +50,9 @@ _WHOM = re.compile(
 """Who asks, or with what: such an id comes again with the next request."""
 _LINES = 30
 """Records of one request, at most on the average."""
+_TIME_UP = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)")
+_KILLED = re.compile(r"Worker \(pid:(\d+)\) was sent SIG")
+_BEGINS = re.compile(r"\b(?:start(?:ed|ing)?|beg[aiu]n|received|accepted|incoming)\b", re.I)
 _GATEWAYS = (502, 503, 504)
 _BESIDE_LINES = 8
 """Telling records between a traceback and its answer, where a nearer answer has one already."""
@@ -59,6 +62,11 @@ _PATIENCE = 60.0
 _MAX_FAULTS = 20
 _MAX_TOKENS = 500
 _MAX_LOOSE = 10_000
+
+
+def _fails(status: int) -> bool:
+    """Is an answer with this status a failure of the service, and not of what was asked?"""
+    return status >= 500 or status in _FAILING
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,8 @@ class Request:
     """Its caller hung up."""
     ended: bool = False
     """A record tells that it is over."""
+    begun: float | None = None
+    """When a line of it says that it begins."""
     answered: tuple[float, float] | None = None
     """When the caller had an answer and how long that took, where one record tells both."""
     hung: bool = False
@@ -113,6 +123,9 @@ class Request:
         self.probe |= record.probe
         self.gone |= record.status == _GONE
         self.ended |= record.status is not None or bool(_DONE.search(record.message))
+        first = self.start is None and record.seconds is None and record.status is None
+        if first and _BEGINS.search(record.message):
+            self.begun = record.time
         if record.time is not None:
             begun = record.time - (record.seconds or 0.0)
             self.start = begun if self.start is None else min(self.start, begun)
@@ -120,14 +133,19 @@ class Request:
         elif record.seconds is not None and self.end is None:
             self.start, self.end = 0.0, record.seconds
         if record.chain:
-            self.faults = [*self.faults[-_MAX_FAULTS:], classify(record.chain)]
+            told = classify(record.chain)
+            if record.status is not None and told.kind == "unknown" and not told.chain[0].type:
+                # The line of the answer ("request completed"): how it ended, and not why.
+                self.faults.insert(0, told)
+            else:
+                self.faults = [*self.faults[-_MAX_FAULTS:], told]
         if record.status is not None and record.seconds is not None and record.time is not None:
             self.answered = self.answered or (record.time, record.seconds)
         if record.status is not None and self.status in _GATEWAYS and record.status < 400:
             pass  # what was done after the gateway had given up reached nobody
         elif record.status is not None:
             self.status = record.status
-            self.failed = record.status >= 500 or record.status in _FAILING
+            self.failed = _fails(record.status)
         elif record.level in WARNING:
             # Tried again, or given up: what comes after it tells.
             pass
@@ -143,6 +161,13 @@ class Request:
             self.seen.update(word for word in words if any(map(str.isdigit, word)))
         if not record.chain and record.message:
             self.result = record.message
+
+    def at_work(self, time: float | None) -> bool:
+        """Had it begun at `time`, and is nothing said of its end before? Some stamps are whole
+        seconds."""
+        if time is None or self.start is None or self.end is None:
+            return False
+        return self.start <= time + 1.0 and (not self.ended or self.end >= time - 1.0)
 
     @property
     def worked_on(self) -> float:
@@ -164,7 +189,8 @@ class Request:
         start, end = self.start or 0.0, self.end
         if self.answered is not None and failed:
             end = self.answered[0]
-            start = max(start, end - self.answered[1])
+            if self.begun is None:  # gunicorn's 0.009 s of an aborted request is not its age
+                start = max(start, end - self.answered[1])
         told = fault("hung", _SILENT) if self.hung else classify(links)
         return Outcome(
             request=id,
@@ -193,15 +219,21 @@ class Requests:
     """The file's own id of a known request, where a line holds both."""
     loose: list[Record] = field(default_factory=list)
     """Records that tell of a failure or an end, but not of which request."""
+    timed: list[tuple[int, Record]] = field(default_factory=list)
+    """Records that say of nobody how long it took, each with the number of loose ones before."""
     dropped: int = 0
     spans: list[Span] = field(default_factory=list)
     lines: int = 0
     skipped: int = 0
     fields: dict[str, str] = field(default_factory=dict)
+    before: float | None = None
+    """The time of the record before, in the same file."""
     last: float = 0.0
     """The latest time that any record tells, in seconds since the epoch."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
     """Fault classes of failures that carry no request id, where the requests tell of none."""
+    timed_out: set[str] = field(default_factory=set)
+    """Processes whose time was up, as gunicorn says of its workers."""
     zoneless: bool = False
     """Some of its times do not say in which zone they were measured."""
     probes: int = 0
@@ -244,7 +276,11 @@ class Requests:
         return self.aliases.get(id, id)
 
     def add(self, record: Record) -> None:
-        if record.time is not None:
+        if record.time is None:
+            # uvicorn's lines have none: what stands before it was written just then.
+            record = replace(record, time=self.before)
+        else:
+            self.before = record.time
             self.last = max(self.last, record.time)
         if record.probe and not record.request:
             self.probes += 1
@@ -254,15 +290,47 @@ class Requests:
                 mine = self.origins.setdefault(record.request, {})
                 mine |= {name: value for name, value in record.origin if name not in mine}
         elif record.chain or record.status is not None or record.level in BAD:
-            if len(self.loose) < _MAX_LOOSE:
+            if self._told_already(record):
+                pass
+            elif len(self.loose) < _MAX_LOOSE:
                 self.loose.append(record)
             else:
                 self.dropped += 1
+        elif record.seconds is not None and len(self.timed) < _MAX_LOOSE:
+            self.timed.append((len(self.loose), record))
+
+    def _told_already(self, record: Record) -> bool:
+        """gunicorn kills a worker whose time was up, and wonders "Perhaps out of memory?"."""
+        if found := _TIME_UP.search(record.message):
+            self.timed_out.add(found[1])
+        killed = _KILLED.search(record.message)
+        return killed is not None and killed[1] in self.timed_out
+
+    def _of_processes(self) -> None:
+        """Give what tells of a process to the requests that it was working on: all of them where
+        that ends the process, and else the one, if there is no other."""
+        working: dict[str, list[Request]] = {}
+        for id, each in self.by_id.items():
+            if process := self.origins.get(id, {}).get("pid"):
+                working.setdefault(process, []).append(each)
+        left = []
+        for record in self.loose:
+            process = dict(record.origin).get("pid", "")
+            its = [each for each in working.get(process, ()) if each.at_work(record.time)]
+            told = classify(record.chain).kind if record.chain and its else "unknown"
+            if record.chain and its and (told in _ENDS or len(its) == 1):
+                for each in its:
+                    each.add(replace(record, seconds=None))
+                    each.ended |= told in _ENDS
+            else:
+                left.append(record)
+        self.loose = left
 
     def outcomes(self) -> tuple[tuple[Outcome, ...], str]:
         """The outcomes in order of their start, and what could not be known."""
         notes = []
         unclaimed = 0
+        self._of_processes()
         probes = [id for id, each in self.by_id.items() if each.probe]
         for id in probes:
             del self.by_id[id]
@@ -311,6 +379,14 @@ class Requests:
         """Make a request of each record that has the status of an answer, or else of each that
         tells anything; gives what is to be said of that."""
         answers = [at for at, record in enumerate(self.loose) if record.status is not None]
+        if not any(map(_fails, (self.loose[at].status or 0 for at in answers))):
+            # Whoever logs the status of what went well may give an error its duration alone.
+            ends = [
+                at for at, record in enumerate(self.loose)
+                if record.status is None and record.seconds is not None and record.level in BAD
+            ]  # fmt: skip
+            answers = sorted([*answers, *ends]) if answers else []
+        self._took_beside(answers)
         for at in answers or range(len(self.loose)):
             self.add(replace(self.loose[at], request=f"record-{at + 1}"))
         failing = [at for at in answers if self.by_id[f"record-{at + 1}"].failed]
@@ -330,6 +406,26 @@ class Requests:
             "no request id: each line with a status counts as one request, and what an error says "
             "is told of the failing one that stands nearest to it"
         )
+
+    def _took_beside(self, answers: Sequence[int]) -> None:
+        """Give answers without a duration that of the line before, where a service writes one
+        such line ("note written after 2.1 s") for each."""
+        # What was refused was not worked on, and has no such line.
+        answers = [at for at in answers if not 400 <= (self.loose[at].status or 0) < 500]
+        last = answers[-1] if answers else 0
+        timed = [each for each in self.timed if each[0] <= last]
+        several = 0.9 * len(answers) <= len(timed) <= 1.1 * len(answers)
+        if not several or any(self.loose[at].seconds is not None for at in answers):
+            return
+        waiting = 0
+        for at in answers:
+            # What stands far above belongs to an answer that the log does not have.
+            while waiting < len(timed) and timed[waiting][0] < at - _BESIDE_LINES:
+                waiting += 1
+            if waiting < len(timed) and timed[waiting][0] <= at:
+                took = timed[waiting][1]
+                waiting += 1
+                self.loose[at] = replace(self.loose[at], seconds=took.seconds, time=took.time)
 
     def _tell_loose(self) -> int:
         """Failures that nobody claims: those that end whatever a process was at count for a

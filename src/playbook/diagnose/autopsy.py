@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from ..captured import Captured, read
 from ..inject import Plan
 from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
+from ..stats import quantile
 from . import catalogue, differs
 from .facts import Evidence, masked, signs
 from .judge import FEW, failing
-from .rules import layer_of, suspects
+from .rules import BEFORE_ANY_CALL, NOWHERE, layer_of, suspects
 
 MOST_CONFIDENT = 0.75
 """Nothing captured proves a cause: taking it away was not tried."""
@@ -31,7 +33,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     levels = found.levels()
     runs = found.runs()
     whole = Run(
-        max((level.concurrency for level in levels), default=1),
+        max((level.concurrency for level in levels), default=0),
         Plan(),
         outcomes=list(found.outcomes),
         spans=list(found.spans),
@@ -46,7 +48,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     if len(kinds) >= FEW or (kinds and len(kinds) == len(found.outcomes)):
         outcome = "degraded" if hidden else "fault"
         ranked = [
-            replace(item, score=min(item.score, MOST_CONFIDENT))
+            _seen(replace(item, score=min(item.score, MOST_CONFIDENT)), run)
             for item in suspects(kinds, run, evidence)
         ]
         ranked.sort(key=lambda item: -item.score)
@@ -57,6 +59,10 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
         ranked = [_of_one(ranked[0], found), *ranked[1:]]
         note += f"; {_live(ranked[0].cause)}"
+    elif not kinds and (growing := _grows(found.alike())):
+        outcome = "degraded"
+        ranked = growing
+        note += f"; {_live(ranked[0].cause)}"
     elif kinds:
         outcome = "inconclusive"
         note += f"; {len(kinds)} failures are too few to accuse anybody"
@@ -64,8 +70,6 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         outcome = "inconclusive"
         told = ", ".join(f"{times} × {kind}" for kind, times in found.unclaimed.items())
         note += f"; {told} without a request id: whether requests failed for it is not told"
-    if found.skipped:
-        note += f"; {found.skipped} of {found.lines} lines could not be read"
     if found.note:
         note += f"; {found.note}"
     first = ranked[0] if ranked else None
@@ -90,6 +94,17 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
     )
 
 
+def _seen(suspect: Suspect, run: Run) -> Suspect:
+    """Without what only a record of all calls could tell: most logs name none of them, and in
+    some the failing requests begin nowhere."""
+    called = any(span.kind in ("http", "llm", "tool") for span in run.spans)
+    if called and not any(each.failed and each.seconds <= 0 for each in run.outcomes):
+        return suspect
+    unseen = (BEFORE_ANY_CALL,) if run.spans else (BEFORE_ANY_CALL, NOWHERE)
+    kept = [each for each in suspect.evidence if not each.finding.startswith(unseen)]
+    return replace(suspect, evidence=tuple(kept))
+
+
 def _of_one(first: Suspect, found: Captured) -> Suspect:
     """With which of several processes, hosts or versions fails, where it is not all of them."""
     of = differs.by_origin(found.outcomes, found.origins)
@@ -112,6 +127,43 @@ def _live(cause: str) -> str:
     except KeyError:
         step = "the layers one by one"
     return f"a live `playbook triage TARGET` would prove or refute {cause}: {step}"
+
+
+_MANY = 20
+"""Requests from which it is told that each takes longer than the one before."""
+
+
+def _grows(outcomes: Sequence[Outcome]) -> list[Suspect]:
+    """Something that piles up, where nobody fails yet: of requests that ran with as many others,
+    each takes longer than the one before, beyond doubt and by far.
+
+    Not more than a suspicion: who asks for more and more makes the same picture.
+    """
+    took = [each.seconds for each in outcomes]
+    if len(took) < _MANY:
+        return []
+    tenth = max(len(took) // 10, 3)
+    first, last = quantile(took[:tenth], 0.5), quantile(took[-tenth:], 0.5)
+    if last < 3 * first or _by_rank(took) * math.sqrt(len(took) - 1) < _BEYOND_DOUBT:
+        return []
+    text = (
+        f"nobody fails, but requests that run with as many others take longer and longer: "
+        f"{first:.1f} s at first, {last:.1f} s at last, over {len(took)} requests"
+    )
+    cause = "resource-leak"
+    return [Suspect(cause, layer_of(cause), 0.5, (Finding(text, "outcomes"),))]
+
+
+_BEYOND_DOUBT = 3.3
+"""Standard deviations: p < 0.001 on both sides."""
+
+
+def _by_rank(values: Sequence[float]) -> float:
+    """How well the order of the values is their size: Spearman's correlation."""
+    number = len(values)
+    ranked = sorted(range(number), key=lambda at: values[at])
+    apart = sum((rank - at) ** 2 for rank, at in enumerate(ranked))
+    return 1 - 6 * apart / (number * (number**2 - 1))
 
 
 _BARE = ("unknown", "deadline")

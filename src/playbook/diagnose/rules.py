@@ -107,12 +107,10 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
             named = [*named, *_busy(run, {cause for cause, _, _ in named})]
         for cause, weight, texts in named:
             scores[cause] = scores.get(cause, 0.0) + weight * times / total
-            findings.setdefault(cause, []).append(
-                Finding(
-                    f"{times} of {len(run.outcomes)} requests at {run.concurrency} at once: {sign}",
-                    "sweep",
-                )
-            )
+            # A log without durations does not tell how many ran at once.
+            level = f" at {run.concurrency} at once" if run.concurrency else ""
+            text = f"{times} of {len(run.outcomes)} requests{level}: {sign}"
+            findings.setdefault(cause, []).append(Finding(text, "sweep"))
             findings[cause] += texts
     _shared_state(run, evidence, found, scores, findings)
     seen = patterns(found, run, evidence)
@@ -347,6 +345,10 @@ def _samples(run: Run) -> list[Finding]:
     return [Finding(f"{times} × {text[:200]}", "outcomes") for text, times in counted(said)[:2]]
 
 
+BEFORE_ANY_CALL = "they fail before any call is made"
+NOWHERE = "the time went to no single place"
+
+
 def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
     """Whether load has a part in what nobody knows, and how far a request comes before it."""
     found, alone = [], evidence.alone
@@ -359,7 +361,7 @@ def _whenever(run: Run, evidence: Evidence) -> list[Finding]:
     calls = {span.request for span in run.spans if span.kind in ("http", "llm", "tool")}
     if failing and not calls & {outcome.request for outcome in failing}:
         after = quantile([outcome.seconds for outcome in failing], 0.5)
-        text = f"they fail before any call is made, {after:.3f} s after they began"
+        text = f"{BEFORE_ANY_CALL}, {after:.3f} s after they began"
         found.append(Finding(text, "spans"))
     return found
 
@@ -535,7 +537,7 @@ def _deadline(sign: Sign, run: Run, evidence: Evidence) -> Named:
         and grows(_seconds(alone), _seconds(run))
     ):
         return [("tool-contention", 0.65, [*stood, *texts]), ("platform-timeout", 0.55, texts)]
-    nowhere = Finding("the time went to no single place", "spans")
+    nowhere = Finding(NOWHERE, "spans")
     return [("platform-timeout", 0.6, [nowhere, *texts, *stood])]
 
 
