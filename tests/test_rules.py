@@ -1151,6 +1151,18 @@ def test_a_service_that_is_never_reached_is_the_networks_and_goes_with_its_tool(
     assert first(found, alone(), hidden=True) in ("tool-error", "tool-slow")
 
 
+def test_a_crew_that_does_not_begin_for_what_was_taken_out_is_no_failing_layer() -> None:
+    names = each()
+    refused = [Link("pydantic.ValidationError", "must include a non-conditional task")]
+    began = [item for name in names for item in chat(name)]
+    for spans, status in (([], "skipped"), (began, "failed")):
+        rung = _crew_rung(run([outcome(name, refused) for name in names], spans))
+        assert rung.status == status
+        assert ("taken apart it does not begin" in rung.detail) is (status == "skipped")
+    two = [span(name, "task", f"task {n}", 0.0, 1.0) for name in names for n in (1, 2)]
+    assert _crew_rung(run(map(outcome, names), [*began, *two])).name == "the least of it: 2 tasks"
+
+
 def test_threads_that_wait_for_work_are_no_place_where_requests_stand() -> None:
     """Five workers of a pool stand at its queue also when one request is served at a time."""
     names = each()

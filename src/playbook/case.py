@@ -598,7 +598,9 @@ def read(directory: str | Path) -> Record:
                 )
         evidence = folder / "evidence.jsonl"
         runs = replay(evidence, None, None) if evidence.is_file() else []
-        outcomes = tuple(outcome for run in runs for outcome in run.outcomes)
+        # What fails for lack of what an experiment took out is the experiment's own.
+        whole = (run for run in runs if not run.plan.without)
+        outcomes = tuple(outcome for run in whole for outcome in run.outcomes)
         spans = tuple(span for run in runs for span in run.spans)
         captured = folder / "captured.json"
         if captured.is_file():

@@ -147,10 +147,15 @@ def _crew_rung(run: Run) -> Rung:
     detail = f"{len(failed)} of {len(run.outcomes)} requests fail"
     tasks = Counter(span.request for span in run.spans if span.kind == "task")
     many = max(tasks.values(), default=1)
+    status: Literal["ok", "failed", "skipped"] = "failed" if failed else "ok"
+    if failed and not any(span.kind in ("llm", "http", "tool") for span in run.spans):
+        # CrewAI, or the target, will not begin with so little: that is the experiment's own.
+        said = next((o.fault.message for o in failed if o.fault is not None), "no call is made")
+        status, detail = "skipped", f"taken apart it does not begin: {said[:160]}"
     return Rung(
         "one agent, one task" if many == 1 else f"the least of it: {many} tasks",
         "orchestration",
-        "failed" if failed else "ok",
+        status,
         detail,
         run.concurrency,
         len(run.outcomes),
