@@ -35,6 +35,7 @@ from playbook.diagnose.prove import (
 from playbook.diagnose.rules import BROADLY, proven, suspects
 from playbook.errors import TRANSIENT, classify
 from playbook.inject import LAB, Plan
+from playbook.isolate.ladder import _crew_rung
 from playbook.model import (
     Fault,
     Finding,
