@@ -900,3 +900,15 @@ def test_a_bare_status_is_one_in_a_line_without_an_object_too(tmp_path: Path) ->
     path = tmp_path / "app.log"
     path.write_text("\n".join(lines))
     assert [round(each.seconds, 1) for each in read(path).outcomes] == [1.4] * 4 + [3.0]
+
+
+def test_a_record_of_a_request_takes_no_time_from_another(tmp_path: Path) -> None:
+    """Spans stand in an export as they ended; what has no time there has not the neighbour's."""
+    path = tmp_path / "app.log"
+    lines = [
+        json.dumps({"ts": iso(0), "request_id": "ab0001", "msg": "done", "ms": 900}),
+        json.dumps({"request_id": "ab0002", "level": "error", "msg": "no such shelf"}),
+        json.dumps({"ts": iso(50), "request_id": "ab0002", "msg": "ended", "ms": 900}),
+    ]
+    path.write_text("\n".join(lines))
+    assert {round(each.seconds, 1) for each in read(path).outcomes} == {0.9}

@@ -277,8 +277,10 @@ class Requests:
 
     def add(self, record: Record) -> None:
         if record.time is None:
-            # uvicorn's lines have none: what stands before it was written just then.
-            record = replace(record, time=self.before)
+            # uvicorn's lines have none: what stands before it was written just then. A span's
+            # record has its request, and stands where the export put it.
+            if not record.request:
+                record = replace(record, time=self.before)
         else:
             self.before = record.time
             self.last = max(self.last, record.time)
