@@ -728,3 +728,29 @@ def test_what_becomes_of_accepted_work_stands_in_the_log(tmp_path: Path) -> None
     assert "4 failures of work that was accepted (4 of them of requests by their id)" in str(first)
     log.write_text("".join((bad if n < 2 else fine).format(n=n) for n in range(10)))
     assert outside.behind(outside.joined(log, evidence)) is None  # two are too few
+
+
+@pytest.mark.parametrize(("waits", "told"), [(26, True), (0, False)])
+@pytest.mark.parametrize("form", ["object", "text"])
+def test_a_line_that_the_log_counts_is_for_a_place_inside(
+    tmp_path: Path, form: str, waits: int, told: bool
+) -> None:
+    run = served([*many(Ask(504, seconds=3.0), 6), *many(OK, 4)], 10)
+    log = tmp_path / "desk.log"
+
+    def line(n: int) -> str:
+        bad = n < 6
+        words = "model call gave up after 3000 ms" if bad else "sent"
+        count = waits if bad else 0
+        what = (
+            f'{{"upstream":{{"open":4,"queued":{count}}}}}'
+            if form == "object"
+            else f"queued={count}"
+        )
+        return f"2026-01-31T12:00:0{n}.000Z [{'ERROR' if bad else 'INFO'}] r{n} {words} {what}"
+
+    log.write_text("\n".join(map(line, range(10))) + "\n")
+    evidence = outside.joined(log, Evidence(Sweep(), [served(ALONE, 1, "a"), run]))
+    first, *_ = suspects(signs(run), run, evidence)
+    assert (first.cause == "connection-pool-exhausted") is told
+    assert ("is 26 at the median in requests that fail, 0 in the others" in str(first)) is told

@@ -65,6 +65,8 @@ class Captured:
     """Fault classes of failures that carry no request id, where the requests tell of none."""
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Which process, host or version served a request, by its id and the name of the field."""
+    in_line: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """The most that a request's records say wait for their turn, and under which name, by id."""
 
     def levels(self) -> tuple[Level, ...]:
         """Outcomes grouped by the most that ran at once while they did; empty without durations.
@@ -185,6 +187,7 @@ def read(
         note,
         requests.unclaimed,
         requests.origins,
+        requests.in_line,
     )
 
 

@@ -69,6 +69,7 @@ def record(
         message=message,
         scope=scope,
         probe=isinstance(path, str) and fields.is_probe(path),
+        in_line=fields.in_line(leaves),
         origin=tuple(fields.origins(leaves)),
     )
     return calls.inside(record, calls.told(leaves, message), leaves, requests)

@@ -216,6 +216,24 @@ def _of_origin(paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(path for path in paths if told(path))
 
 
+_IN_LINE = r"\w*(?:queued|waiting|waiters|pending|backlog|queue[_-]?(?:size|length|len|depth))"
+IN_LINE = re.compile(rf"\b({_IN_LINE})[=:]\s*(\d{{1,6}})\b", re.IGNORECASE)
+"""A count of those who wait for their turn, in a line of text."""
+_COUNTS_A_LINE = re.compile(rf"(?:.*\.)?{_IN_LINE}", re.IGNORECASE)
+
+
+def in_line(leaves: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The largest count of those who wait for their turn (for a connection, a worker), and its
+    path: a pool's or a queue's own figure."""
+    counts = [
+        (value, path)
+        for path, value in leaves.items()
+        if isinstance(value, int) and not isinstance(value, bool) and _COUNTS_A_LINE.fullmatch(path)
+    ]
+    most, path = max(counts, default=(0, ""))
+    return (path, most) if path else None
+
+
 def scope(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Ids of whom the request is about: customer, case, task, tenant, …"""
     for path, name in scoped(tuple(leaves)):

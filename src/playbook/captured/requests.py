@@ -83,6 +83,8 @@ class Record:
     scope: tuple[tuple[str, str], ...] = ()
     probe: bool = False
     """It asks whether the service is there, and is nobody's request."""
+    in_line: tuple[str, int] | None = None
+    """How many it says wait for their turn, and under which name."""
     origin: tuple[tuple[str, str], ...] = ()
     """Which of several processes, hosts or versions wrote it."""
 
@@ -244,6 +246,9 @@ class Requests:
     origins: dict[str, dict[str, str]] = field(default_factory=dict)
     """Which process, host or version served a request, by its id: the first that says so."""
 
+    in_line: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """The most that a request's records say wait for their turn, and under which name, by id."""
+
     def about(self, pairs: Iterable[tuple[str, str]]) -> None:
         """A record without a request id names these: the name of a field, and its value."""
         for name, value in pairs:
@@ -288,6 +293,9 @@ class Requests:
             self.probes += 1
         elif record.request:
             self.by_id.setdefault(record.request, Request()).add(record)
+            if record.in_line:
+                most = self.in_line.get(record.request, record.in_line)
+                self.in_line[record.request] = max(most, record.in_line, key=lambda it: it[1])
             if record.origin:
                 mine = self.origins.setdefault(record.request, {})
                 mine |= {name: value for name, value in record.origin if name not in mine}

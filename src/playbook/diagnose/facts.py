@@ -74,6 +74,8 @@ class Evidence:
     """The error in that log of a request, by its id."""
     unclaimed: Mapping[str, int] = field(default_factory=dict)
     """Fault classes in that log of failures that carry no request's id."""
+    in_line: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """How many that log says wait for their turn, and under which name, by request."""
     ended: Sequence[str] = ()
     """Threads that an exception ended, as that log tells."""
     joined: int = 0
