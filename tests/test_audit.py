@@ -1114,7 +1114,7 @@ def test_a_target_that_cannot_be_read_is_told(start: Starter, target: str, says:
     assert says in setting.advice
     assert "\n" not in setting.advice
     assert found.calls_worst == 0
-    assert "one request: was not found" in str(found)
+    assert "one request: is unknown" in str(found)
 
 
 def test_requests_are_served_after_an_audit(start: Starter) -> None:

@@ -300,6 +300,26 @@ def test_which_of_several_services_a_trace_ran_in_is_told(tmp_path):
     assert "k8s.pod.name = desk-1: 15 of 15 that fail, 15 of 45 that do not" in str(first.evidence)
 
 
+def test_a_line_that_the_log_counts_is_for_a_place_inside(tmp_path):
+    def line(n: int) -> str:
+        bad = n % 3 == 0
+        at = f"2026-05-01T10:{n // 60:02d}:{n % 60:02d}.000Z"
+        words = "model call gave up after 3000 ms" if bad else "sent"
+        return f"{at} [{'ERROR' if bad else 'INFO'}] request_id=r{n:03d} {words} " + json.dumps(
+            {
+                "status": 504 if bad else 200,
+                "upstream": {"open": 4, "queued": 20 + n % 5 if bad else 0},
+            }
+        )
+
+    path = written(tmp_path, "\n".join(map(line, range(60))) + "\n")
+    first, *_ = autopsy(path).verdict.ranked
+    assert (first.cause, first.score) == ("connection-pool-exhausted", 0.75)
+    assert "`upstream.queued` is 22 at the median in requests that fail, 0 in the others" in str(
+        first
+    )
+
+
 def test_whoever_asks_is_no_request(tmp_path):
     lines = [
         f"2026-05-01 10:{n // 60:02d}:{n % 60:02d},000 ERROR desk: KeyError: 'x' tenant_id=t{n % 40}"

@@ -426,7 +426,7 @@ _SEVERITY: dict[str, tuple[int, str, Tone]] = {
 def _audit(audit: Audit) -> Sheet:
     worst = audit.seconds_worst
     if not audit.calls_worst:
-        bound = "was not found"
+        bound = "is unknown"
     elif worst is None:
         bound = "has no bound on its time: some call has no timeout"
     else:
@@ -436,7 +436,7 @@ def _audit(audit: Audit) -> Sheet:
             "one model call",
             f"becomes at the worst {audit.calls_worst} calls to the provider"
             if audit.calls_worst
-            else "was not found",
+            else "is unknown: its timeouts and retries could not be read",
         ),
         Fact("one request", bound),
     )

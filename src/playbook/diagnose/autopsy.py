@@ -55,6 +55,9 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         late = _deadline(found.outcomes)
         if late and not (ranked[0].score >= late[0].score and ranked[0].cause != "unknown"):
             ranked = [*late, *(each for each in ranked if each.cause != late[0].cause)]
+        if line := differs.in_line(kinds, found.outcomes, found.in_line):
+            cause = "connection-pool-exhausted"
+            ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(line)), *ranked]
         if ranked[0].cause == "unknown":
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
         ranked = [_of_one(ranked[0], found), *ranked[1:]]

@@ -8,13 +8,13 @@ things as were looked at (Fisher's exact test, Bonferroni 1936).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import alike
 from ..model import Count, Finding, Outcome, Span, Suspect
 from ..runner import Run
-from ..stats import fell, quantile
+from ..stats import fell, quantile, slower
 from .facts import by_request, place
 
 ALPHA = 0.01
@@ -72,6 +72,32 @@ def by_origin(
             )
             sure.append((p_value, told))
     return [Finding(told, "outcomes") for _, told in sorted(sure)[:MOST]]
+
+
+def in_line(
+    failing: Collection[str], outcomes: Sequence[Outcome], counts: Mapping[str, tuple[str, int]]
+) -> list[Finding]:
+    """Does a log count more that wait for their turn in requests that fail than in others?
+
+    `counts` are what it says of a request, by id: the name of the figure, and the figure.
+    """
+    bad = [counts[name] for name in failing if name in counts]
+    good = [float(counts.get(each.request, ("", 0))[1]) for each in outcomes if each.ok]
+    many = [float(number) for _, number in bad]
+    if len(bad) < max(LEAST, len(failing) / 2) or len(good) < LEAST:
+        return []
+    if quantile(many, 0.5) < LINE or slower(good, many) >= ALPHA:
+        return []
+    name = Counter(name for name, _ in bad).most_common(1)[0][0]
+    text = (
+        f"the log's `{name}` is {quantile(many, 0.5):.0f} at the median in requests that fail, "
+        f"{quantile(good, 0.5):.0f} in the others: they stand in a line inside"
+    )
+    return [Finding(text, "logs")]
+
+
+LINE = 2
+"""Others who wait for their turn from which a request stands in a line."""
 
 
 def between(run: Run) -> list[Finding]:

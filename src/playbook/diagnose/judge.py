@@ -391,8 +391,8 @@ def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
 
 
 NO_OBJECT = Finding(
-    "each request had its own crew, agents, tasks and tools then: what it shares is something else "
-    "(a module's variable, a class attribute, a file or a reference with one name, the working "
+    "with fresh instances each request had its own crew, agents, tasks and tools: what it shares "
+    "is something else (a module's variable, a class attribute, a file or a reference with one name, the working "
     "directory, an environment variable)",
     "prove",
 )

@@ -19,7 +19,8 @@ from ..errors import BROKEN, classify, counted, parse
 from ..inject import Plan
 from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
-from ..stats import fell, quantile, slower
+from ..stats import fell, quantile
+from . import differs
 from .catalogue import OF_CLASS
 from .crossings import crossings, in_one_field
 from .facts import Evidence, Named, Sign, failed, grows, place, signs, widest
@@ -255,7 +256,8 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         # What the service's own log says of these very requests is nearer to the truth.
         scores = {name: min(each, score - 0.15) for name, each in scores.items()} | {cause: score}
         findings.setdefault(cause, [])[:0] = [told]
-    if line := _in_line(found, run, evidence):
+    every = [outcome for each in [run, *evidence.runs] for outcome in each.outcomes]
+    if line := differs.in_line(found, every, evidence.in_line):
         # Whoever timed out or was late had not had its turn: a place inside is what was missing.
         scores = {name: min(each, 0.6) for name, each in scores.items()}
         for cause, score in (("connection-pool-exhausted", 0.85), ("thread-pool-starvation", 0.45)):
@@ -745,32 +747,6 @@ def _logged(
     if kind == "application-error" and alone is not None and _share(alone) > 0:
         cause = "unknown"  # it fails without any overlap as well
     return [(cause, 0.85, Finding(text, "logs"))] if cause else []
-
-
-def _in_line(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Finding]:
-    """Does the log count more that wait for their turn in requests that fail than in others?"""
-    bad = [evidence.in_line[name] for name in found if name in evidence.in_line]
-    good = [
-        float(evidence.in_line.get(outcome.request, ("", 0))[1])
-        for each in [run, *evidence.runs]
-        for outcome in each.outcomes
-        if outcome.ok
-    ]
-    if len(bad) < max(FEW, len(found) / 2) or len(good) < FEW:
-        return []
-    many = [float(number) for _, number in bad]
-    if quantile(many, 0.5) < LINE or slower(good, many) >= 0.01:
-        return []
-    name = Counter(name for name, _ in bad).most_common(1)[0][0]
-    text = (
-        f"the log's `{name}` is {quantile(many, 0.5):.0f} at the median in requests that fail, "
-        f"{quantile(good, 0.5):.0f} in the others: they stand in a line inside"
-    )
-    return [Finding(text, "logs")]
-
-
-LINE = 2
-"""Others who wait for their turn from which a request stands in a line."""
 
 
 def _quoted(found: Mapping[str, Sign], evidence: Evidence) -> list[Finding]:
