@@ -360,5 +360,7 @@ def test_what_an_experiment_has_ruled_out_stands_before_the_common_advice(record
     known = replace(record, verdict=replace(record.verdict, ranked=(tried,)))
     for make in (report.markdown, report.html):
         told, usual = make(known), make(record)
-        assert told.index("Each request had its own crew") < told.index("Request-scoped")
-        assert "Each request had its own crew" not in usual
+        assert told.index("With fresh instances each request had its own crew") < told.index(
+            "Request-scoped"
+        )
+        assert "With fresh instances each request had its own crew" not in usual
