@@ -1397,6 +1397,52 @@ def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None
     assert Finding(told, "prove") in known.evidence
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_what_was_tried_before_the_budget_ended_is_known(empty: bool) -> None:
+    """The time may be over within a run as well: then nobody in it had an answer."""
+    from playbook.diagnose.judge import NO_OBJECT, _try
+
+    def serve(_: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
+        if not plan.fresh and not empty:
+            raise BudgetSpent
+        return run([outcome(name, LOST) for name in each(count if plan.fresh else 0)])
+
+    before = run([outcome(name, LOST) for name in each(20)])
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    ranked = [Suspect("shared-mutable-state", "application", 0.8)]
+    same = set(signs(before).values())
+    with pytest.raises(BudgetSpent):
+        _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    told = Finding("fresh instances per request: tried, and 10 of 10 met it all the same", "prove")
+    assert told in ranked[0].evidence
+    assert NO_OBJECT in ranked[0].evidence
+    assert ranked[0].score == 0.8
+
+
+def test_what_did_not_come_back_is_asked_for_with_as_many_as_met_it_and_then_let_be() -> None:
+    """A limit by the minute: eight requests do not fill what thirty did."""
+    refused = [Link("openai.RateLimitError", "slow down", 429)]
+    asked: list[int] = []
+
+    def serve(count: int, width: int, plan: Plan, text: str) -> Run:
+        if text == "back again":
+            asked.append(count)
+        bad = refused if text == "back again" and count >= enough else ()
+        return run([outcome(name, bad) for name in each(count)])
+
+    before = run([outcome(name, refused if n < 15 else ()) for n, name in enumerate(each(30))])
+    calm = Intervention("429 waited out, calls paced", Plan(retry=("rate-limit",)))
+    enough = 30
+    trial = prove(calm, before, set(signs(before).values()), serve)
+    assert asked[:2] == [10, 30]
+    assert trial.accepted
+    asked.clear()
+    enough = 1000
+    trial = prove(calm, before, set(signs(before).values()), serve)
+    assert trial.undecided
+    assert asked == [min(asked), 30], "hardly any failed though all was as before: no third time"
+
+
 def test_handlers_of_events_that_stay_behind_are_told_of_shared_state() -> None:
     def served(handlers: float) -> Run:
         crossed = [outcome(name, foreign=("r9",)) for name in each(10)]

@@ -392,8 +392,8 @@ def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
 
 NO_OBJECT = Finding(
     "with fresh instances each request had its own crew, agents, tasks and tools: what it shares "
-    "is something else (a module's variable, a class attribute, a file, a store or a reference with "
-    "one name, the working directory, an environment variable)",
+    "is something else (a module's variable, a class attribute, a file, a store or a reference "
+    "with one name, the working directory, an environment variable)",
     "prove",
 )
 SECOND = 0.6

@@ -482,7 +482,8 @@ def prove(
             longer = intervention.plan.deadline_factor != 1.0
             edge = not longer and _only_just(without, during.outcomes, deadline_s)
             return Trial(proof, not edge, during, edge=edge)
-        if not intervention.least and _went_by_itself(before, back):
+        as_many = back.attempts >= min(len(run.outcomes), MOST_BACK)
+        if as_many and not intervention.least and _went_by_itself(before, back):
             break  # nor would it come back the next time
     return Trial(proof, False, during or run, undecided=True, bunched=factor > 1.0)
 
