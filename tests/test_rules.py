@@ -1427,8 +1427,8 @@ def test_what_did_not_come_back_is_asked_for_with_as_many_as_met_it_and_then_let
     def serve(count: int, width: int, plan: Plan, text: str) -> Run:
         if text == "back again":
             asked.append(count)
-        bad = refused if text == "back again" and count >= enough else ()
-        return run([outcome(name, bad) for name in each(count)])
+        bad = count // 2 if text == "back again" and count >= enough else 0
+        return run([outcome(o, refused if n < bad else ()) for n, o in enumerate(each(count))])
 
     before = run([outcome(name, refused if n < 15 else ()) for n, name in enumerate(each(30))])
     calm = Intervention("429 waited out, calls paced", Plan(retry=("rate-limit",)))

@@ -458,7 +458,7 @@ def prove(
             # Not a chance: no need to spend more on it.
             proof = replace(proof, after=after, p_value=round(fell(before, after), 6))
             return Trial(proof, False, during, full=_full_now(run, during, before, mine))
-        again = serve(_put_back(run, max(level, min(size, 20), least), back), level, Plan(), BACK)
+        again = serve(_put_back(run, max(level, min(size, 20), least), alike), level, Plan(), BACK)
         alike.append(counted(again))
         back = _sum(back, alike[-1])
         if intervention.renewed and recovers(again.outcomes):
@@ -493,10 +493,10 @@ MOST_BACK = 40
 """Requests with which a failure that did not come back is asked for again, at most."""
 
 
-def _put_back(run: Run, number: int, back: Count) -> int:
-    """How many requests ask whether it fails again: where so few did not meet it the last time,
-    as many as it was seen with."""
-    missed = back.attempts and not back.failures
+def _put_back(run: Run, number: int, alike: Sequence[Count]) -> int:
+    """How many requests ask whether it fails again: where so few once did not meet it, as many as
+    it was seen with."""
+    missed = any(each.attempts == number and not each.failures for each in alike)
     return max(number, min(len(run.outcomes), MOST_BACK)) if missed else number
 
 
