@@ -15,22 +15,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-_ours: Any = None
-"""The function that hands coroutines over, while it stands in the place of `asyncio.run`."""
+from .swap import Swap
+
 _loop: asyncio.AbstractEventLoop | None = None
 _turn = threading.Lock()
 
 
 def use(one: bool) -> None:
     """Run coroutines on one loop from now on, or each on its own as the target would."""
-    global _ours  # noqa: PLW0603
-    if one and _ours is None:
-        asyncio.run = _ours = _handing_over(asyncio.run)
-    elif not one and _ours is not None:
-        own = _ours.__wrapped__
-        if asyncio.run is _ours:  # and not what somebody has put there since
-            asyncio.run = own
-        _ours = None
+    _run.use(one)
 
 
 def _handing_over(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,3 +63,6 @@ def _shared() -> asyncio.AbstractEventLoop:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="one loop", daemon=True).start()
         return _loop
+
+
+_run = Swap(asyncio, "run", _handing_over)

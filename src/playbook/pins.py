@@ -8,25 +8,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .swap import Swap
+
 TRIES = 5
 """Lookups until one succeeds; a resolver that never knows the name is not cured by asking."""
 _kept: dict[Any, Any] = {}
 _turn = threading.Lock()
-_ours: Any = None
-"""The function that keeps addresses, while it stands in the resolver's place."""
 
 
 def use(pin: bool) -> None:
     """Keep addresses from now on, or ask the resolver again as the target would."""
-    global _ours  # noqa: PLW0603
-    if pin and _ours is None:
-        # Around whatever stands there now: the target may have put a resolver of its own.
-        socket.getaddrinfo = _ours = _pinned(socket.getaddrinfo)
-    elif not pin and _ours is not None:
-        resolver = _ours.__wrapped__
-        if socket.getaddrinfo is _ours:  # and not what somebody has put there since
-            socket.getaddrinfo = resolver
-        _ours = None
+    _lookup.use(pin)
+    if not pin:
         _kept.clear()
 
 
@@ -46,3 +39,6 @@ def _pinned(lookup: Callable[..., Any]) -> Callable[..., Any]:
             return _kept[asked]
 
     return pinned
+
+
+_lookup = Swap(socket, "getaddrinfo", _pinned)

@@ -216,10 +216,17 @@ def _of_origin(paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(path for path in paths if told(path))
 
 
-_IN_LINE = r"\w*(?:queued|waiting|waiters|pending|backlog|queue[_-]?(?:size|length|len|depth))"
-IN_LINE = re.compile(rf"\b({_IN_LINE})[=:]\s*(\d{{1,6}})\b", re.IGNORECASE)
-"""A count of those who wait for their turn, in a line of text."""
-_COUNTS_A_LINE = re.compile(rf"(?:.*\.)?{_IN_LINE}", re.IGNORECASE)
+_TURNS = r"(?:queued|waiting|waiters|pending|backlog|queue[_-]?(?:size|length|len|depth))"
+_IN_LINE = re.compile(rf"\b(\w*{_TURNS})[=:]\s*(\d{{1,6}})\b", re.IGNORECASE)
+_IN_LINE_AT_ALL = re.compile(rf"{_TURNS}[=:]", re.IGNORECASE)
+_COUNTS_A_LINE = re.compile(rf"(?:.*\.)?\w*{_TURNS}", re.IGNORECASE)
+
+
+def in_line_of_text(line: str) -> tuple[str, int] | None:
+    """As `in_line`, of a line of text; most have no such count, which is quickly seen."""
+    if not _IN_LINE_AT_ALL.search(line):
+        return None
+    return in_line({name: int(count) for name, count in _IN_LINE.findall(line)})
 
 
 def in_line(leaves: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -227,11 +234,16 @@ def in_line(leaves: Mapping[str, Any]) -> tuple[str, int] | None:
     path: a pool's or a queue's own figure."""
     counts = [
         (value, path)
-        for path, value in leaves.items()
-        if isinstance(value, int) and not isinstance(value, bool) and _COUNTS_A_LINE.fullmatch(path)
+        for path in _of_lines(tuple(leaves))
+        if isinstance(value := leaves[path], int) and not isinstance(value, bool)
     ]
     most, path = max(counts, default=(0, ""))
     return (path, most) if path else None
+
+
+@functools.lru_cache(4096)
+def _of_lines(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(path for path in paths if _COUNTS_A_LINE.fullmatch(path))
 
 
 def scope(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

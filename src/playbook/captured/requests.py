@@ -242,10 +242,8 @@ class Requests:
     """Records of health checks."""
     subjects: dict[str, Counter[str]] = field(default_factory=dict)
     """Of records without a request id: how many name each value of each other id."""
-
     origins: dict[str, dict[str, str]] = field(default_factory=dict)
     """Which process, host or version served a request, by its id: the first that says so."""
-
     in_line: dict[str, tuple[str, int]] = field(default_factory=dict)
     """The most that a request's records say wait for their turn, and under which name, by id."""
 

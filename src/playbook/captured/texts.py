@@ -201,7 +201,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         message=message,
         scope=scope,
         probe=fields.is_probe(first),
-        in_line=fields.in_line({name: int(n) for name, n in fields.IN_LINE.findall(first)}),
+        in_line=fields.in_line_of_text(first),
         origin=_origin(first),
     )  # fmt: skip
     if balanced := _ALB.match(first):

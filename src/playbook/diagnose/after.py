@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model import Finding, Suspect
+from ..model import Count, Finding, Suspect
 from ..runner import Run
 from ..stats import fell, quantile
 from .catalogue import cause as page
@@ -53,7 +53,7 @@ def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
     if alone is None or after is None or min(len(alone.outcomes), len(after.outcomes)) < ASKED:
         return []
     before, now = failed(alone), failed(after)
-    if now.failures < 0.8 * now.attempts or fell(now, before) >= 0.03:
+    if not _fails_now(before, now):
         return []
     text = (
         f"one at a time {now.failures} of {now.attempts} fail now, {before.failures} of "
@@ -77,13 +77,18 @@ def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
     ]
 
 
+def _fails_now(before: Count, now: Count) -> bool:
+    """Do nearly all that are alone fail now, and beyond chance more than before the load?"""
+    return now.failures >= 0.8 * now.attempts and fell(now, before) < 0.03
+
+
 def still(alone: Run | None, after: Run) -> Finding | None:
     """Does a failure that names itself come to requests that are alone as well by now? Then it is
     what was served before that makes it, and not how many are served at once."""
     if alone is None or len(after.outcomes) < ASKED or failed(alone).failures:
         return None
     now = failed(after)
-    if now.failures < 0.8 * now.attempts or fell(now, failed(alone)) >= 0.03:
+    if not _fails_now(failed(alone), now):
         return None
     text = (
         f"one at a time {now.failures} of {now.attempts} fail as well by now, 0 of "

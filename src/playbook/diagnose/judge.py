@@ -154,9 +154,9 @@ def judge(case: Case) -> Verdict:
         ranked = ranked or suspects(kinds, run, evidence_of(case, runs))
     ranked.sort(key=lambda item: -item.score)
     if ranked and (uneven_ := which_inputs(runs)):
-        ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *uneven_))
+        ranked[0] = _with(ranked[0], uneven_)
     ranked = _with_lines(case, differs.told(ranked, run))
-    ranked[0] = replace(ranked[0], evidence=(*ranked[0].evidence, *stands))
+    ranked[0] = _with(ranked[0], stands)
     first = ranked[0]
     if first.score < 0.3 and proof is None:
         first = Suspect("unknown", layer_of("unknown"), 0.5, first.evidence)
@@ -314,7 +314,9 @@ def _try(
         )
 
     every = list(enumerate(ranked[:MOST_SUSPECTS]))
-    every.sort(key=lambda item: _waits_for_others(ranked[0], run, offered(item[1])))
+    # A longer deadline helps whatever is late: what takes away one reason is tried before.
+    nested = ranked[0].cause == "platform-timeout" and not outside.seen(run)
+    every.sort(key=lambda item: nested and not any(it.narrow for it in offered(item[1])))
     for index, suspect in every:
         missed: list[Finding] = []
         # Faults that hide beside each other do not hide each other: one cause takes its own away.
@@ -398,12 +400,6 @@ NO_OBJECT = Finding(
 )
 SECOND = 0.6
 """The most that is said of a cause that shows once another is taken away, and is not tried."""
-
-
-def _waits_for_others(first: Suspect, run: Run, offered: Sequence[Intervention]) -> bool:
-    """A longer deadline helps whatever is late: what takes away one reason is tried before."""
-    nested = first.cause == "platform-timeout" and not outside.seen(run)
-    return nested and not any(each.narrow for each in offered)
 
 
 def _with(suspect: Suspect, findings: Sequence[Finding]) -> Suspect:

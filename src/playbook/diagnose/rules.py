@@ -287,11 +287,11 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         ]
     if sign.place == "preflight" and sign.kind in OF_CLASS:
         counts = [span for span in run.spans if span.kind == "http" and place(span) == sign.place]
-        refused = sum(bool(span.fault) for span in counts)
+        calls = model_attempts(run.spans)
+        refused, broken = (sum(bool(span.fault) for span in some) for some in (counts, calls))
         text = (
             f"{refused} of {len(counts)} calls that only count tokens: {sign.kind}; "
-            f"{sum(bool(call.fault) for call in model_attempts(run.spans))} of "
-            f"{len(model_attempts(run.spans))} model calls fail"
+            f"{broken} of {len(calls)} model calls fail"
         )
         found = [Finding(text, "spans")]
         return [("hidden-preflight", 0.8, found), (OF_CLASS[sign.kind], 0.5, found)]
@@ -347,6 +347,7 @@ def _samples(run: Run) -> list[Finding]:
 
 BEFORE_ANY_CALL = "they fail before any call is made"
 NOWHERE = "the time went to no single place"
+"""Beginnings of findings that hold where all calls of a request were seen, and not else."""
 
 
 def _whenever(run: Run, evidence: Evidence) -> list[Finding]:

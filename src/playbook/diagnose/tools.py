@@ -111,24 +111,22 @@ def _says(tool: str, run: Run, evidence: Evidence) -> list[Finding]:
     spans = [span for span in run.spans if span.kind == "tool" and span.name == tool]
     words = counted(str(s.attributes.get("error.message", "")) for s in spans if s.fault)
     findings = [Finding(f"{times} × {text[:200]}", "spans") for text, times in words[:2] if text]
-    alone = _refusals(tool, evidence.alone.spans if evidence.alone is not None else [])
-    for status, count in _refusals(tool, run.spans).items():
-        single = alone.get(status, alone[0])
-        if not status:
+    alone = _answers(tool, evidence.alone.spans if evidence.alone is not None else [])
+    here = _answers(tool, run.spans)
+    for status, times in here.items():
+        if status < 400:
             continue
         text = (
-            f"HTTP {status} for {count.failures} of {count.attempts} of its calls at "
-            f"{run.concurrency} at once, {single.failures} of {single.attempts} alone"
+            f"HTTP {status} for {times} of {here.total()} of its calls at "
+            f"{run.concurrency} at once, {alone[status]} of {alone.total()} alone"
         )
-        means = "" if single.failures else _MEANS.get(status)
+        means = "" if alone[status] else _MEANS.get(status)
         findings.append(Finding(f"{text}; {means}" if means else text, "spans"))
     return findings
 
 
-def _refusals(tool: str, spans: Sequence[Span]) -> dict[int, Count]:
-    """Of a tool's calls, how many were answered with each status that refuses; under 0, none."""
+def _answers(tool: str, spans: Sequence[Span]) -> Counter[int]:
+    """How often a tool's calls were answered with each status; 0 where they were not."""
     at = f"tool:{tool}"
     calls = [span for span in spans if span.kind == "http" and place(span) == at]
-    told = Counter(int(span.attributes.get("http.response.status_code", 0) or 0) for span in calls)
-    refused = {status: Count(len(calls), times) for status, times in told.items() if status >= 400}
-    return {0: Count(len(calls), 0), **refused}
+    return Counter(int(it.attributes.get("http.response.status_code", 0) or 0) for it in calls)
