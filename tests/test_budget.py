@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -289,3 +290,46 @@ def test_a_charge_is_all_or_nothing_if_so_wished() -> None:
         bench.charge(6, least=6)
     assert bench.charge(6) == 4
     assert bench.requests == 11, "one was served first, to see whom the others call"
+
+
+# --- the burst before a lull ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bursts", "told"),
+    [
+        (["bad", "good"], "good"),  # the first found connections that were no use
+        (["bad", "bad"], "bad"),
+        (["bad", "none"], "bad"),  # a worker that hung serves nobody after it
+        (["good"], "good"),
+    ],
+)
+def test_the_burst_before_a_lull_that_counts_is_the_last_with_an_answer(
+    bursts: list[str], told: str
+) -> None:
+    left = list(bursts)
+
+    class Sometimes(FakeWorker):
+        def run(self, inputs: list[Any], concurrency: int, plan: Plan, **options: Any) -> Run:
+            run = super().run(inputs, concurrency, plan, **options)
+            how = left.pop(0) if left else "good"
+            if how == "none":
+                run.outcomes = []
+            elif how == "bad":
+                run.outcomes = [dataclasses.replace(it, ok=False) for it in run.outcomes]
+            return run
+
+    class Unsteady(FakeNursery):
+        def worker(self) -> FakeWorker:
+            self.workers.append(Sometimes(self.host, 0))
+            return self.workers[-1]
+
+    bench = build(Settings(), Unsteady())
+    bench.kind, bench._priced = "endpoint", True
+    bench.lull_s = 0.001
+    bench.run("lull", 5, 5)
+    assert bench.burst is not None
+    assert [it.failed for it in bench.burst.outcomes] == [told == "bad"] * 5
+    first = bench.burst
+    bench.run("lull", 5, 5)
+    assert bench.burst is first, "that of the next one may follow a lull"

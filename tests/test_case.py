@@ -17,6 +17,7 @@ from conftest import until
 from playbook import case as cases
 from playbook import lab, report
 from playbook.case import Case, CaseError, read
+from playbook.inject import Plan
 from playbook.model import Sweep
 from playbook.target import TargetError
 
@@ -265,6 +266,16 @@ def test_evidence_after_a_truncated_line_is_not_lost(make: Make) -> None:
     again = make(service, levels=(1,), requests_per_level=5)
     again.bench.run("prove", 3, 1)
     assert len(again.record().outcomes) == known + 3
+
+
+def test_what_an_experiment_took_out_is_missed_by_no_outcome_of_the_target(make: Make) -> None:
+    case = make(Service(), levels=(1,), requests_per_level=5)
+    case.sweep()
+    known = len(case.record().outcomes)
+    case.bench.run("reduce", 3, 1, Plan(without=("task:1",)))
+    assert len(case.record().outcomes) == known
+    case.bench.run("prove", 3, 1, Plan(limit=1))
+    assert len(case.record().outcomes) == known + 3
 
 
 # --- going on ---------------------------------------------------------------------------------

@@ -754,3 +754,59 @@ def test_a_line_that_the_log_counts_is_for_a_place_inside(
     first, *_ = suspects(signs(run), run, evidence)
     assert (first.cause == "connection-pool-exhausted") is told
     assert ("is 26 at the median in requests that fail, 0 in the others" in str(first)) is told
+
+
+# --- what judge asks after a sweep without a failure ------------------------------------------
+
+
+@pytest.mark.parametrize("burst_fails", [True, False])
+def test_a_burst_that_fails_where_the_sweep_did_not_needs_no_lull(burst_fails: bool) -> None:
+    """It failed as soon as more was asked; whoever was served last hangs or serves nobody."""
+    bench = SimpleNamespace(lull_s=0.0, burst=None)
+
+    def run(step: str, count: int, width: int, *, text: str) -> Run:
+        assert bench.lull_s == judge.LULL_S
+        bench.burst = served(many(CONTEXT if burst_fails else OK, width), width, "b")
+        return served(() if burst_fails else many(OK, width), width)
+
+    bench.run = run
+    kept: list[Sweep] = []
+    most = served(many(OK, 10), 10)
+    case: Any = SimpleNamespace(
+        bench=bench, step=lambda _: Sweep((row(most),)), finish=lambda _, sweep: kept.append(sweep)
+    )
+    judge._after_a_lull(case, [served(ALONE, 1, "a"), most])
+    assert bench.lull_s == 0.0
+    assert len(signs(most)) == (10 if burst_fails else 0)
+    assert [level.failures for sweep in kept for level in sweep.levels] == [10] * burst_fails
+
+
+def test_a_log_of_accepted_work_is_waited_for_until_it_is_silent(tmp_path: Path) -> None:
+    log = tmp_path / "desk.log"
+    log.write_text("2026-05-01 10:00:00,000 INFO desk: begins\n")
+    run = accepting(202)
+    late = [
+        f"2026-05-01 10:00:0{n},000 ERROR desk: request_id=r{n} report failed\n"
+        "Traceback (most recent call last):\nopenai.RateLimitError: Error code: 429 - slow down\n"
+        for n in range(4)
+    ]
+
+    def rest(_: float) -> None:
+        if late:
+            with log.open("a") as file:
+                file.write(late.pop(0))
+
+    bench = SimpleNamespace(
+        rest=rest, lull_s=0.0, is_async=False, components=[], cost=lambda: None, versions={}
+    )
+    case: Any = SimpleNamespace(
+        bench=bench, logs=log, settings=SimpleNamespace(deadline_s=None),
+        step=lambda name: Sweep() if name == "sweep" else None,
+        spec=SimpleNamespace(text="http://127.0.0.1/", kind="http"),
+    )  # fmt: skip
+    verdict = judge._accepted(case, [run])
+    assert not late
+    assert verdict is not None
+    assert (verdict.outcome, verdict.cause) == ("degraded", "provider-rate-limit")
+    case.logs = None
+    assert judge._accepted(case, [run]) is None

@@ -32,7 +32,7 @@ from playbook.diagnose.prove import (
     prove,
     widened,
 )
-from playbook.diagnose.rules import BROADLY, proven, suspects
+from playbook.diagnose.rules import BROADLY, UNSEEN, proven, suspects
 from playbook.errors import TRANSIENT, classify
 from playbook.inject import LAB, Plan
 from playbook.isolate.ladder import _crew_rung
@@ -1395,6 +1395,24 @@ def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None
     assert proof.intervention == "one request at a time"
     told = "fresh instances per request: tried, and 10 of 10 met it all the same"
     assert Finding(told, "prove") in known.evidence
+
+
+@pytest.mark.parametrize(
+    ("cause", "source", "broad", "most"),
+    [
+        ("shared-mutable-state", "sweep", True, UNSEEN),
+        ("shared-mutable-state", "canaries", True, 0.98),
+        ("shared-mutable-state", "sweep", False, 0.98),
+        ("tool-contention", "sweep", True, BROADLY),
+    ],
+)
+def test_whoever_is_alone_waits_for_nobody_and_mixes_with_nobody(
+    cause: str, source: str, broad: bool, most: float
+) -> None:
+    """One at a time takes away both: a mixing that nobody saw is no surer than that."""
+    suspect = Suspect(cause, "application", 0.7, (Finding("seen", source),))
+    assert proven(suspect, 0.001, broad=broad).score == most
+    assert UNSEEN < BROADLY
 
 
 @pytest.mark.parametrize("empty", [True, False])
