@@ -392,6 +392,7 @@ class Bench:
                     identifiers=self.identifiers,
                     marks=self.marks,
                     items=[] if plan.alike else items,
+                    spare=self._spare(sends),
                 )
         finally:
             self._meet(worker)
@@ -527,10 +528,20 @@ class Bench:
         # Waiting out a 429 is no hang; a request may have to do so a few times.
         return limit + (3 * self._retry_after if plan.retry else 0.0)
 
-    def _ask(self, count: int) -> None:
+    @property
+    def _remote(self) -> list[str]:
+        """Hosts beside this machine that requests reach."""
         # Where no model call was seen, whatever the process talks to may be the provider.
-        known = self.hosts or self._peers
-        remote = sorted(host for host in known if not _is_loopback(host))
+        return sorted(host for host in self.hosts or self._peers if not _is_loopback(host))
+
+    def _spare(self, sends: int) -> int:
+        """How many requests may be sent once more, should a worker of the fleet be lost."""
+        if self.fleet is None or (self._remote and not self._confirmed):
+            return 0
+        return self.afford(self.settings.max_requests, sends)
+
+    def _ask(self, count: int) -> None:
+        remote = self._remote
         if self._confirmed or self.requests + count <= HANDFUL or not remote:
             return
         where = ", ".join(remote)
@@ -546,6 +557,7 @@ class Bench:
         sent = sum(span.attributes.get("playbook.within") == "endpoint" for span in run.spans)
         if not (run.hung or run.cut or run.died):
             self.requests -= count * sends - min(max(sent, count), count * sends)
+        self.requests += run.again * sends
         if run.plan == as_set(Plan(), self.settings):  # an intervention may make requests wait
             self._longest = max([self._longest, *(o.seconds for o in run.outcomes if o.ok)])
         for span in run.spans:

@@ -63,6 +63,8 @@ class Run:
     cut: bool = False
     """The time was over: its open requests were ended, and count for nothing."""
     died: str = ""
+    again: int = 0
+    """Requests that were sent once more, because the worker of a fleet that had them was lost."""
 
     def become(self, other: Run) -> None:
         """Hold what `other` does."""
@@ -84,6 +86,7 @@ class Run:
             self.stats[name] = known + value if name in SUMS else max(known, value)
         self.hung |= other.hung
         self.died = self.died or other.died
+        self.again += other.again
 
 
 class Worker:
@@ -180,6 +183,7 @@ class Worker:
         identifiers: bool = False,
         marks: bool = True,
         items: Sequence[int] = (),
+        spare: int = 0,
     ) -> Run:
         """Serve one request for each item of `inputs`, `concurrency` at a time.
 
@@ -188,7 +192,8 @@ class Worker:
         hung. After `most_s` seconds the run is cut, and what is open counts for nothing.
         `{canary}` and free text in the inputs carry each request's canary
         (`identifiers`: other strings too); `marks` tell different inputs apart, and
-        `items` says which of the case's inputs each one is.
+        `items` says which of the case's inputs each one is. Up to `spare` requests may be sent
+        once more where the worker of a fleet that had them is lost.
         """
         jobs: list[dict[str, Any]] = []
         if plan.alike:
@@ -230,7 +235,7 @@ class Worker:
         self.has_served = True
         try:
             width = min(concurrency, len(jobs))
-            self.send(do="run", jobs=jobs, concurrency=width, plan=asdict(plan))
+            self.send(do="run", jobs=jobs, concurrency=width, plan=asdict(plan), spare=spare)
         except (OSError, ValueError):  # it ended after its last run
             run.died = self._over() if self._alive else "it had ended before"
             return run
@@ -446,6 +451,8 @@ def _collect(run: Run, message: dict[str, Any]) -> None:
         # Of a worker that is gone (see `playbook.fleet`): they are served again, and count once.
         again = set(message["requests"])
         run.spans = [span for span in run.spans if span.request not in again]
+    elif message["t"] == "again":
+        run.again += message["count"]
     elif message["t"] == "share":
         run.shares.append(message)
     elif message["t"] == "mutated":
