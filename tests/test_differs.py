@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from playbook.diagnose.differs import between, loops
+from playbook.diagnose.differs import between, fewer_tries, loops
 from playbook.inject import Plan
 from playbook.model import Fault, Outcome, Span
 from playbook.runner import Run
@@ -64,3 +64,37 @@ def test_where_all_fail_or_none_there_is_nothing_to_compare() -> None:
         run = run_of(20, lambda _, all_=fails: all_, lambda n: search(n, 8))  # type: ignore[misc]
         assert between(run) == []
         assert loops(run) == []
+
+
+def faulty(n: int, tries: int) -> list[Span]:
+    """Attempts of a model call that met a fault."""
+    within = {"playbook.within": "llm"}
+    return [
+        Span(f"c{n}-{turn}", "", f"r{n}", "http", "POST /chat", n, n, within, "server-error")
+        for turn in range(tries)
+    ]
+
+
+def met(number: int, tries: Callable[[int], int], saved: Callable[[int], bool]) -> list[str]:
+    outcomes = [
+        Outcome(f"r{n}", "", saved(n), float(n), n + 1.0, None if saved(n) else FAULT)
+        for n in range(number)
+    ]
+    spans = [span for n in range(number) for span in faulty(n, tries(n))]
+    return [f"{it.cause}: {it.evidence[0].finding}" for it in fewer_tries(outcomes, spans)]
+
+
+def test_retries_that_are_used_up_are_told_by_who_was_saved_before() -> None:
+    (told,) = met(30, lambda n: 4 if n < 3 else 3, lambda n: n < 3)
+    assert told.startswith("retry-budget-burnt: 3 requests were saved by more than 3 attempts")
+    assert "the 27 that met one later were given up after 3" in told
+    # Saved by one attempt more than those had that failed: the same.
+    assert met(30, lambda n: 3, lambda n: n < 3)
+
+
+def test_fewer_tries_are_told_beyond_chance_only() -> None:
+    assert not met(30, lambda n: 3, lambda n: False), "nobody was ever saved"
+    assert not met(30, lambda n: 3, lambda n: n % 10 == 0), "some are saved at any time"
+    assert not met(8, lambda n: 4 if n < 1 else 3, lambda n: n < 1), "too few to tell"
+    # A longer outage needs more attempts, which is no loss of patience.
+    assert not met(30, lambda n: 1 if n < 9 else 3, lambda n: n < 9)

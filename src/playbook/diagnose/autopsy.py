@@ -58,6 +58,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         if line := differs.in_line(kinds, found.outcomes, found.in_line):
             cause = "connection-pool-exhausted"
             ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(line)), *ranked]
+        ranked = [*differs.fewer_tries(found.outcomes, found.spans), *ranked]
         if ranked[0].cause == "unknown":
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
         ranked = [_of_one(ranked[0], found), *ranked[1:]]

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import alike
+from ..errors import TRANSIENT, alike
 from ..model import Count, Finding, Outcome, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile, slower
@@ -172,3 +172,34 @@ def loops(run: Run) -> list[Suspect]:
             )
             return [Suspect("agent-loop", layer_of("agent-loop"), 0.6, (Finding(text, "spans"),))]
     return []
+
+
+def fewer_tries(outcomes: Sequence[Outcome], spans: Sequence[Span]) -> list[Suspect]:
+    """Are transient faults of a model call given up after fewer attempts than before?
+
+    Retries that are counted over the life of an agent, and not for each call, are used up by
+    the first requests that need them: what was saved at first is an error of every caller later.
+    """
+    from .rules import layer_of
+
+    own = by_request([span for span in spans if place(span) == "llm" and span.fault in TRANSIENT])
+    met = [(each, len(own[each.request])) for each in outcomes if each.request in own]
+    given_up = [each for each in met if each[0].failed]
+    if len(given_up) < LEAST:
+        return []
+    usual = Counter(tries for _, tries in given_up).most_common(1)[0][0]
+    # A request that ends well had one attempt more than those that failed.
+    more = {each.request for each, tries in met if tries + each.ok > usual}
+    tried = [each for each, tries in met if tries >= usual]
+    last = max((each.start for each in tried if each.request in more), default=float("-inf"))
+    early = [each.request in more for each in tried if each.start <= last]
+    late = [each for each in tried if each.start > last]
+    saved = sum(each.ok for each in tried if each.request in more)
+    if not saved or fell(Count(len(early), sum(early)), Count(len(late), 0)) >= ALPHA:
+        return []
+    text = (
+        f"{saved} requests were saved by more than {usual} attempts of a model call that met a "
+        f"fault; the {len(late)} that met one later were given up after {usual}"
+    )
+    cause = "retry-budget-burnt"
+    return [Suspect(cause, layer_of(cause), 0.7, (Finding(text, "spans"),))]
