@@ -1397,6 +1397,35 @@ def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None
     assert Finding(told, "prove") in known.evidence
 
 
+@pytest.mark.parametrize("rest", ["all", "nothing", "budget"])
+def test_what_helps_in_part_is_the_proof_only_where_nothing_takes_more_away(rest: str) -> None:
+    """Instances of their own cost time, and so fewer requests overlap: a third fails still."""
+    from playbook.diagnose.judge import IN_PART, _try
+
+    def served(count: int, bad: int) -> Run:
+        return run([outcome(o, LOST if n < bad else ()) for n, o in enumerate(each(count))])
+
+    def serve(_: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
+        if plan.fresh:
+            return served(count, count // 3)
+        if width == 1 and rest == "budget":
+            raise BudgetSpent
+        return served(count, 0 if width == 1 and rest == "all" else count)
+
+    before = served(20, 20)
+    case: Any = SimpleNamespace(bench=asked_bench(serve))
+    ranked = [Suspect("shared-mutable-state", "application", 0.8)]
+    same = set(signs(before).values())
+    (known,), proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    assert proof is not None
+    alone = "one request at a time"
+    assert proof.intervention == (alone if rest == "all" else "fresh instances per request")
+    told = [found.finding for found in known.evidence]
+    assert any("fresh instances per request: 20 of 20 → " in each_ for each_ in told)
+    assert any("it helps in part" in each_ for each_ in told)
+    assert known.score == (UNSEEN if rest == "all" else IN_PART)
+
+
 @pytest.mark.parametrize(
     ("cause", "source", "broad", "most"),
     [

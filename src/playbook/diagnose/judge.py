@@ -319,6 +319,7 @@ def _try(
     every.sort(key=lambda item: nested and not any(it.narrow for it in offered(item[1])))
     for index, suspect in every:
         missed: list[Finding] = []
+        helped: list[tuple[Trial, Intervention]] = []
         # Faults that hide beside each other do not hide each other: one cause takes its own away.
         own = signs_of(suspect.cause, found, run, evidence) if hidden else found
         for intervention in offered(suspect):
@@ -328,25 +329,24 @@ def _try(
                 )
             except BudgetSpent:
                 judged[index] = _with(judged[index], missed)
+                if helped:
+                    break
                 raise
             if not (trial.accepted or intervention.aimed):
                 continue
             tried.setdefault(suspect.cause, trial)
-            if not trial.accepted:
-                missed.append(Finding(trial.told, "prove"))
-                if intervention.plan.fresh:
-                    missed.append(NO_OBJECT)
-                if intervention.joins:
-                    alone.setdefault(index, intervention)  # its most specific one
-                continue
-            name = suspect.cause
-            if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
-                # The longer timeout only hides a provider that load makes slow.
-                name = "provider-slow"
-            known = replace(suspect, cause=name, layer=layer_of(name))
-            known = _with(known, missed)
-            judged[index] = proven(known, trial.proof.p_value, broad=intervention.broad)
-            return _each_once([*judged, *_left(trial, name, evidence)]), trial.proof
+            if trial.accepted:
+                helped.append((trial, intervention))
+            if trial.accepted and not trial.in_part:
+                break
+            missed += _missed(trial, intervention)
+            if intervention.joins and not trial.accepted:
+                alone.setdefault(index, intervention)  # its most specific one
+        if helped:
+            # Where nothing takes all of it away, what takes away most is the nearest that is known.
+            trial, intervention = min(helped, key=_left_over)
+            judged[index] = _known(suspect, trial, intervention, evidence, missed)
+            return _each_once([*judged, *_left(trial, judged[index].cause, evidence)]), trial.proof
         went = tried.get(suspect.cause)
         if index == 0 and went is not None and went.full:
             return _each_once(judged), None  # a longer deadline helps those that lack CPU, too
@@ -360,20 +360,19 @@ def _try(
             # Seen on the wire, or nothing to take away: lesser suspects are not better for that.
             return _each_once(judged), None
     both = _together(list(alone.values()))
-    if both is not None and bench.seconds_left > TIME_TO_REDUCE:
-        trial = prove(both, run, found, serve, hidden=hidden, deadline_s=evidence.deadline_s)
+    if both is None or bench.seconds_left <= TIME_TO_REDUCE:
+        return _each_once(judged), None
+    trial = prove(both, run, found, serve, hidden=hidden, deadline_s=evidence.deadline_s)
+    for place, index in enumerate(list(alone)[:2]):
         if trial.accepted:
             # Neither helped alone: each is a cause, and the likelier stands first.
-            for place, index in enumerate(list(alone)[:2]):
-                known = proven(ranked[index], trial.proof.p_value, broad=True)
-                judged[index] = replace(known, score=round(known.score - 0.05 * place, 3))
-            return _each_once(judged), trial.proof
-        if trial.full or trial.undecided:
+            known = proven(ranked[index], trial.proof.p_value, broad=True)
+            judged[index] = replace(known, score=round(known.score - 0.05 * place, 3))
+        elif trial.full or trial.undecided:
             # What both take away went, and something else came: neither is refuted by that.
-            for index in list(alone)[:2]:
-                judged[index] = ranked[index]
-                tried[ranked[index].cause] = trial
-    return _each_once(judged), None
+            judged[index] = ranked[index]
+            tried[ranked[index].cause] = trial
+    return _each_once(judged), trial.proof if trial.accepted else None
 
 
 def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
@@ -398,12 +397,42 @@ NO_OBJECT = Finding(
     "with one name, the working directory, an environment variable)",
     "prove",
 )
+IN_PART = 0.85
+"""The most that is said of a cause without which a good deal fails still."""
 SECOND = 0.6
 """The most that is said of a cause that shows once another is taken away, and is not tried."""
 
 
 def _with(suspect: Suspect, findings: Sequence[Finding]) -> Suspect:
     return replace(suspect, evidence=(*suspect.evidence, *findings))
+
+
+def _missed(trial: Trial, intervention: Intervention) -> list[Finding]:
+    """What an intervention that left failures has told."""
+    return [Finding(trial.told, "prove"), *[NO_OBJECT] * intervention.plan.fresh]
+
+
+def _known(
+    suspect: Suspect,
+    trial: Trial,
+    intervention: Intervention,
+    evidence: Evidence,
+    missed: Sequence[Finding],
+) -> Suspect:
+    """The suspect, proven by a trial, with what was tried in vain before."""
+    name = suspect.cause
+    if name == "llm-timeout-too-low" and not steady(trial.during, evidence.alone):
+        # The longer timeout only hides a provider that load makes slow.
+        name = "provider-slow"
+    known = _with(replace(suspect, cause=name, layer=layer_of(name)), missed)
+    known = proven(known, trial.proof.p_value, broad=intervention.broad)
+    return replace(known, score=min(known.score, IN_PART)) if trial.in_part else known
+
+
+def _left_over(item: tuple[Trial, Intervention]) -> float:
+    """The share that failed in the same way with the intervention."""
+    trial, _ = item
+    return trial.proof.after.failures / max(trial.proof.after.attempts, 1)
 
 
 def _together(alone: Sequence[Intervention]) -> Intervention | None:

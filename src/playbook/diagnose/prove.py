@@ -373,9 +373,21 @@ class Trial:
     """They were as slow with it, and only just met the deadline that they had missed."""
 
     @property
-    def told(self) -> str:
-        """How it went, where nothing is proven."""
+    def in_part(self) -> bool:
+        """Did it help, and leave a good deal? Then something else may be nearer to the cause."""
         before, after = self.proof.before, self.proof.after
+        left = after.failures * before.attempts > PART * before.failures * after.attempts
+        return self.accepted and after.failures >= PART_FAILURES and left
+
+    @property
+    def told(self) -> str:
+        """How it went, where nothing is proven, or not all of it."""
+        before, after = self.proof.before, self.proof.after
+        if self.in_part:
+            return (
+                f"{self.proof.intervention}: {before.failures} of {before.attempts} → "
+                f"{after.failures} of {after.attempts}, it helps in part"
+            )
         met = f"{self.proof.intervention}: tried, and {after.failures} of {after.attempts} met it"
         if self.full:
             return (
@@ -488,6 +500,8 @@ def prove(
     return Trial(proof, False, during or run, undecided=True, bunched=factor > 1.0)
 
 
+PART, PART_FAILURES = 0.2, 3
+"""Share of the failures, and how many, that an intervention leaves which helps in part only."""
 BACK = "back again"
 MOST_BACK = 40
 """Requests with which a failure that did not come back is asked for again, at most."""
