@@ -75,7 +75,7 @@ def record(
     return calls.inside(record, calls.told(leaves, message), leaves, requests)
 
 
-def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
+def _chain(entry: Mapping[str, Any], depth: int = 2) -> tuple[Link, ...]:
     """The links of whatever the record says about an error."""
     for key, value in entry.items():
         if fields.plain(str(key)) not in fields.NAMES["error"]:
@@ -84,7 +84,8 @@ def _chain(entry: Mapping[str, Any], depth: int = 1) -> tuple[Link, ...]:
             return ()
         if links := _links(value):
             return links
-    for value in entry.values() if depth else ():  # winston and GCP put the fields one level down
+    # winston and GCP put the fields one level down, an export from Datadog two.
+    for value in entry.values() if depth else ():
         if isinstance(value, dict) and (links := _chain(value, depth - 1)):
             return links
     return ()
@@ -108,7 +109,8 @@ def _links(value: Any, depth: int = 0) -> tuple[Link, ...]:
         return tuple(link for each in value[:_DEEP] for link in _links(each, depth + 1))
     if not isinstance(value, dict):
         return ()
-    kind = value.get("type") or value.get("name") or value.get("exc_type") or value.get("class")
+    kinds = (value.get(name) for name in ("type", "name", "exc_type", "class", "kind"))
+    kind = next(filter(None, kinds), "")
     message = value.get("message") or value.get("msg") or value.get("exc_value") or ""
     stack = value.get("stack") or value.get("stacktrace") or value.get("stack_trace") or ""
     links = parse(stack) if isinstance(stack, str) and stack else ()

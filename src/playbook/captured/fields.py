@@ -144,7 +144,7 @@ def seconds(path: str, value: Any) -> float | None:
     """A duration in seconds, its unit from the value, else the name, else the size of the number.
 
     A bare ``duration`` is taken for milliseconds where it is whole and at least 100, or at least
-    1,000; for nanoseconds from 10⁸ on (Go's loggers).
+    1,000; for nanoseconds (Go's loggers, Datadog) where it would be more than an hour else.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -162,7 +162,7 @@ def seconds(path: str, value: Any) -> float | None:
         known = name.endswith(("_s", "sec", "seconds")) or plain(name) == "requesttime"
         millis = plain(name) == "responsetime" or number >= (100 if number == int(number) else 1000)
         if not unit and not known and millis:
-            unit = "ns" if number >= 1e8 else "ms"
+            unit = "ns" if number >= 3.6e6 else "ms"
     result = number * _SCALE.get(unit, 1.0)
     return result if 0 <= result < 86_400 else None
 
