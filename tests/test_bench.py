@@ -18,7 +18,7 @@ from playbook import audit, lab, runner, target
 from playbook import bench as benches
 from playbook.bench import HANDFUL, Bench, BudgetSpent, NotConfirmed, Settings, Stopped
 from playbook.inject import Plan
-from playbook.model import Outcome, Progress, Span
+from playbook.model import Fault, Outcome, Progress, Span
 from playbook.runner import Run
 from playbook.sweep import in_flight, sweep
 
@@ -148,6 +148,26 @@ def test_without_seconds_left_nothing_is_sent() -> None:
     with pytest.raises(BudgetSpent):
         bench.probe(bench.fresh(), "bare", count=1)
     assert nursery.served + nursery.probed == 0
+
+
+def test_a_first_request_that_hangs_makes_nobody_wait_longer_for_the_next() -> None:
+    """It was given up after 45 s, which is no duration of a request that ended."""
+    nursery = FakeNursery()
+    bench = build(Settings(), nursery)
+    limits: list[float] = []
+
+    def run(inputs: list[Any], concurrency: int, plan: Plan, **options: Any) -> Run:
+        limits.append(options["limit_s"])
+        hung = Fault("hung", "platform", "no end after 45 s", False)
+        waited = benches.HANG_SECONDS
+        outcome = Outcome("r0", "", False, 0.0, waited, hung)
+        return Run(concurrency, plan, [outcome], hung=True)
+
+    worker = bench.fresh()
+    worker.run = run  # type: ignore[method-assign, assignment]
+    for width in (1, 1, 5):
+        bench.run("sweep", width, width, worker=worker)
+    assert limits == [benches.HANG_SECONDS] * 3
 
 
 def test_a_probe_that_calls_nobody_costs_nothing() -> None:

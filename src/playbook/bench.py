@@ -577,7 +577,9 @@ class Bench:
                 tokens[span.request] = tokens.get(span.request, 0) + used
         self.tokens += sum(tokens.values())
         self._most_tokens = max([self._most_tokens, *tokens.values()])
-        if run.concurrency == 1 and (ended := sorted(o.seconds for o in run.outcomes)):
+        # What hangs has not ended: how long it was waited for would be waited for ten times over.
+        ended = sorted(o.seconds for o in run.outcomes if not (o.fault and o.fault.kind == "hung"))
+        if run.concurrency == 1 and ended:
             self._p50 = ended[len(ended) // 2]
 
 
