@@ -18,6 +18,7 @@ links below it.
     |   +-- timeout *             a timeout that does not say of what
     |   |   +-- pool-timeout, read-timeout, write-timeout   (connect-timeout: see network)
     |   +-- event-loop-closed     one async client in several event loops
+    |   +-- breaker-open          refused on this side, for what failed before
     +-- provider
     |   +-- rate-limit, quota, server-error, auth, not-found, bad-request, context-length
     |   +-- bad-response          malformed, empty, HTML, or 200 with an error object
@@ -75,7 +76,7 @@ __all__ = [
 _BY_LAYER = {
     "network": "connection-error connect-failed dns connect-refused connect-timeout tls proxy "
     "reset disconnected truncated",
-    "client": "timeout read-timeout write-timeout pool-timeout event-loop-closed",
+    "client": "timeout read-timeout write-timeout pool-timeout event-loop-closed breaker-open",
     "provider": "rate-limit quota server-error auth not-found bad-request context-length "
     "bad-response",
     "tool": "tool-error",
@@ -104,7 +105,7 @@ _NEVER = _words(
 _AGAIN = _words(
     "connection-error connect-failed connect-refused connect-timeout reset disconnected truncated "
     "timeout read-timeout write-timeout pool-timeout event-loop-closed rate-limit server-error "
-    "bad-response lock-timeout storage-locked"
+    "bad-response lock-timeout storage-locked breaker-open"
 )
 
 BROKEN = _words("connection-error reset disconnected")
@@ -190,6 +191,8 @@ _TYPES: Mapping[str, str] = {
         "BodyTimeoutError ServiceResponseTimeoutError",
         "write-timeout": "WriteTimeout",
         "pool-timeout": "PoolTimeout EmptyPoolError",
+        "breaker-open": "CircuitBreakerError CircuitBreakerOpen CircuitOpenError "
+        "OpenCircuitError BrokenCircuitError CircuitBreakerOpenError",
         "dns": "gaierror herror NameResolutionError ClientConnectorDNSError",
         "connect-refused": "ConnectionRefusedError",
         "reset": "ConnectionResetError ConnectionAbortedError BrokenPipeError "
@@ -319,6 +322,13 @@ _NOISE = re.compile(
     re.IGNORECASE,
 )
 
+_BREAKER = re.compile(
+    r"circuit[ _-]?breaker\b.{0,60}\b(?:is |still |was |in )?open\b|\bbreaker is open\b"
+    r"|\bcircuit (?:is )?(?:still )?open\b|\bEOPENBREAKER\b|CallNotPermitted"
+    r"|no deployments available for selected model|deployments? .{0,40}\bin cooldown\b",
+    re.IGNORECASE,
+)
+"""pybreaker, aiobreaker, opossum, cockatiel, resilience4j; LiteLLM's router says it with a 429."""
 _CONTEXT = re.compile(
     r"context[ _-]?(?:length|window)[ _]?(?:is |was |has been )?(?:exceeded|full)"
     r"|maximum context length|expected a string with maximum length|exceeds? (?:the )?token limit"
@@ -983,6 +993,8 @@ def _kind(link: Link) -> str:
     name, text = _name(link), link.message
     if _NOISE.search(text):
         return "unknown"
+    if _BREAKER.search(text):
+        return "breaker-open"
     for kind, names, pattern in _DESPITE_TYPE:
         if name in names and pattern.search(text):
             return kind

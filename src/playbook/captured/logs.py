@@ -9,7 +9,7 @@ from ..errors import parse
 from . import entries, envelopes, texts
 from .envelopes import Line
 from .requests import Requests
-from .texts import CLF, STAMP
+from .texts import CLF, CLOCK, STAMP
 
 _MAX_SOURCES = 1000
 MAX_LINE = 10_000_000
@@ -55,6 +55,10 @@ def read_entries(found: Iterable[Any], requests: Requests) -> None:
     reader.close()
 
 
+def _begins(text: str) -> bool:
+    return bool(STAMP.match(text) or CLF.match(text) or CLOCK.match(text))
+
+
 class _Reader:
     """Lines of one log, gathered to records."""
 
@@ -83,7 +87,7 @@ class _Reader:
         # Words with a stamp of their own before an object are the record, and it their fields.
         if entry and (not STAMP.match(before) or envelopes.opened(entry) is not None):
             self.entry(entry, line, before)
-        elif STAMP.match(text) or CLF.match(text) or text.startswith("Traceback ("):
+        elif _begins(text) or text.startswith("Traceback ("):
             # A bare traceback follows the line that announced it.
             if text.startswith("Traceback (") and held:
                 held.append(text)

@@ -26,6 +26,11 @@ _LEVEL = re.compile(
     r"\b(DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b"
     r"|(?<=[\s\[])(debug|info|warn(?:ing)?|error|fatal)(?=\]|: )"  # winston's and slog's
 )
+CLOCK = re.compile(
+    r"\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ -]+(?:[\w.:/-]+ ?){0,4}?"
+    r"(?:DEBUG|INFO|WARN(?:ING)?|ERROR|CRITICAL|FATAL)\b"
+)
+"""A time of day and a level: a record begins, though it does not say on which day."""
 _ID = re.compile(
     r"\b(?:x-)?(?:request|req|correlation|trace|transaction)[_ -]?id[\"']?\s*[=:]\s*[\"']?"
     r"([\w.:-]{2,80})"
@@ -180,7 +185,7 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         pass
     elif "handle_abort" in below:
         chain = parse("WORKER TIMEOUT")  # what gunicorn has done to it, and no exit of its own
-    elif severity in BAD or not (stamp or access):
+    elif severity in BAD or not (stamp or access or CLOCK.match(first)):
         chain = parse(f"{message}\n{below}" if below else message)
     elif caught:
         chain = parse(below[caught.start() :])

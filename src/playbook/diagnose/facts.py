@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +87,12 @@ class Evidence:
     def alone(self) -> Run | None:
         """The run one at a time, to compare with."""
         return next((run for run in self.runs if run.concurrency == 1), None)
+
+
+def opened_by(found: Iterable[Sign]) -> Sign | None:
+    """The failure for which a breaker opened: the most frequent one that is not the breaker's."""
+    others = Counter(sign for sign in found if sign.kind != "breaker-open")
+    return others.most_common(1)[0][0] if others else None
 
 
 def by_request(spans: Iterable[Span]) -> dict[str, list[Span]]:

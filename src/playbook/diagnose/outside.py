@@ -23,7 +23,7 @@ from ..stats import fell, quantile
 from . import differs
 from .catalogue import OF_CLASS
 from .crossings import crossings, in_one_field
-from .facts import Evidence, Named, Sign, failed, grows, place, signs, widest
+from .facts import Evidence, Named, Sign, failed, grows, opened_by, place, signs, widest
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
@@ -242,7 +242,12 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
     scores: dict[str, float] = {}
     findings: dict[str, list[Finding]] = {}
     late = _at_a_deadline(found, run)
-    logged = {name: each for name, each in evidence.inner.items() if name in found}
+    opened = opened_by([*evidence.inner.values(), *found.values()])
+    logged = {
+        name: (opened or each) if each.kind == "breaker-open" else each
+        for name, each in evidence.inner.items()
+        if name in found
+    }
     for one, times in Counter(found.values()).most_common():
         for cause, weight, texts in _causes(one, found, run, evidence, late):
             scores[cause] = scores.get(cause, 0.0) + weight * times / len(found)

@@ -33,8 +33,10 @@ from .facts import (
     inner_faults,
     model_attempts,
     most_at_once,
+    opened_by,
     place,
     seconds_at,
+    signs,
     silent_at_times,
     slow_at_times,
     split,
@@ -295,6 +297,8 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         )
         found = [Finding(text, "spans")]
         return [("hidden-preflight", 0.8, found), (OF_CLASS[sign.kind], 0.5, found)]
+    if sign.kind == "breaker-open":
+        return _behind_a_breaker(run, evidence)
     if sign.kind in ("read-timeout", "timeout", "write-timeout"):
         return _model_timeout(run, evidence)
     burst = most_at_once(run.spans)
@@ -310,6 +314,18 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.kind in OF_CLASS:
         return [(OF_CLASS[sign.kind], 0.8, _bare(evidence, sign.kind))]
     return [("unknown", 0.3, [*_samples(run), *_whenever(run, evidence)])]
+
+
+def _behind_a_breaker(run: Run, evidence: Evidence) -> Named:
+    """What was refused on this side says nothing of why: that is what failed before it."""
+    opened = opened_by([*signs(run).values(), *inner_faults(run.spans)])
+    if opened is None:
+        return [("unknown", 0.3, _samples(run))]
+    text = f"a breaker of its own refuses the others; what it opened for: {opened}"
+    return [
+        (cause, weight, [Finding(text, "outcomes"), *texts])
+        for cause, weight, texts in _causes(opened, run, evidence)
+    ]
 
 
 def _own_call(sign: Sign, run: Run) -> Named:
