@@ -54,7 +54,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         (["triage", "crew:x", "--body", "{}"], "--body does not go with Python"),
         (["triage", "crew:x", "--method", "PUT", "--header", "A:b"], "--method, --header does not"),
         (["triage", str(LOG), "--log", "x"], "--log does not go with a captured file"),
-        (["triage", str(LOG), "--deadline", "30"], "--deadline does not go with a captured file"),
+        (["triage", str(LOG), "--deadline", "-1"], "must be above 0"),
         (["triage", str(LOG), "--levels", "1", "--body", "x"], "--levels, --body does not go"),
         (["triage", str(LOG), "--against", "."], "--against does not go with a captured file"),
         (["audit", str(LOG)], "an audit reads live code, and"),

@@ -422,7 +422,8 @@ class Case:
         if self.spec.kind == "captured":
             from .diagnose.autopsy import autopsy
 
-            return self.keep(autopsy(Path(self.spec.text)))
+            late = self.settings.deadline_s
+            return self.keep(autopsy(Path(self.spec.text), deadline_s=late))
         from .diagnose.judge import judge
 
         verdict = judge(self)

@@ -224,7 +224,14 @@ def triage(
     _fits(context, kind)
     _writable(json_out, report, junit)
     if captured:
-        _captured(target, case_dir, json_out, report, _names(map_ or []))
+        _captured(
+            target,
+            case_dir,
+            json_out,
+            report,
+            _names(map_ or []),
+            _positive("--deadline", deadline),
+        )
     fixed, known = target, {}
     if against is not None:
         if case_dir is not None:
@@ -680,7 +687,7 @@ def _names(given: list[str]) -> dict[str, str]:
 
 _NOT_WITH: Mapping[str, tuple[str, ...]] = {
     "captured": (
-        *("inputs", "levels", "requests_per_level", "deadline", "python", "workers", "against"),
+        *("inputs", "levels", "requests_per_level", "python", "workers", "against"),
         *("method", "header", "body", "logs", "log", "otlp"),
     ),
     "python": ("method", "header", "body"),
@@ -707,12 +714,13 @@ def _captured(
     json_out: str | None,
     report_path: Path | None,
     names: dict[str, str],
+    deadline: float | None,
 ) -> NoReturn:
     from .captured import CapturedError
     from .diagnose.autopsy import autopsy
 
     try:
-        record = autopsy(Path(target), names)
+        record = autopsy(Path(target), names, deadline_s=deadline)
     except CapturedError as error:
         raise Refused(str(error)) from None
     verdict = record.verdict

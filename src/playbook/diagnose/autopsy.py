@@ -23,13 +23,21 @@ MOST_CONFIDENT = 0.75
 """Nothing captured proves a cause: taking it away was not tried."""
 
 
-def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Record:
+def autopsy(
+    path: Path,
+    names: Mapping[str, str] = MappingProxyType({}),
+    *,
+    deadline_s: float | None = None,
+) -> Record:
     """Read a captured file and judge it. Raises `playbook.captured.CapturedError`.
 
     `names` says in which field something stands that has an uncommon name (see
-    `playbook.captured.read`).
+    `playbook.captured.read`). What took longer than `deadline_s` seconds came too late.
     """
     found = read(path, names)
+    if deadline_s is not None:
+        late = (replace(each, overran=each.seconds > deadline_s) for each in found.outcomes)
+        found = replace(found, outcomes=tuple(late))
     levels = found.levels()
     runs = found.runs()
     whole = Run(
@@ -39,7 +47,7 @@ def autopsy(path: Path, names: Mapping[str, str] = MappingProxyType({})) -> Reco
         spans=list(found.spans),
     )
     run = _telling(runs, whole)
-    evidence = Evidence(sweep=Sweep(levels), runs=runs or [run])
+    evidence = Evidence(sweep=Sweep(levels), runs=runs or [run], deadline_s=deadline_s)
     hidden = not signs(run)
     kinds = masked(run) if hidden else signs(run)
     outcome: Result = "healthy"
