@@ -37,6 +37,14 @@ def fell(before: Count, after: Count) -> float:
     return float(fisher_exact(np.array(table), alternative="greater").pvalue)
 
 
+def at_most(seen: int, expected: float) -> float:
+    """Probability that no more than `seen` of rare and independent events happen where so many
+    are `expected` (the distribution of Poisson 1837)."""
+    from scipy.stats import poisson
+
+    return float(poisson.cdf(seen, expected))
+
+
 def uneven(groups: Sequence[Count]) -> float:
     """p-value that all groups fail at one rate: Pearson's chi-square of the table, against tables
     of the same margins drawn at random (Monte Carlo, as Hope 1968; small counts need no care)."""

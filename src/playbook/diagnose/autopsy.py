@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +15,10 @@ from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
 from ..stats import quantile
 from . import catalogue, differs
-from .facts import Evidence, masked, signs
+from .facts import Evidence, Sign, masked, signs
+from .held import holds
 from .judge import FEW, failing
+from .patterns import LATE
 from .rules import BEFORE_ANY_CALL, NOWHERE, layer_of, suspects
 
 MOST_CONFIDENT = 0.75
@@ -66,6 +68,10 @@ def autopsy(
         if line := differs.in_line(kinds, found.outcomes, found.in_line):
             cause = "connection-pool-exhausted"
             ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(line)), *ranked]
+        if _late(kinds.values()) and (held := holds(found.spans)):
+            cause = "event-loop-blocked"
+            late_by_it = [replace(each, score=min(each.score, 0.5)) for each in ranked]
+            ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(held)), *late_by_it]
         ranked = [*differs.fewer_tries(found.outcomes, found.spans), *ranked]
         if ranked[0].cause == "unknown":
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
@@ -176,6 +182,12 @@ def _by_rank(values: Sequence[float]) -> float:
     ranked = sorted(range(number), key=lambda at: values[at])
     apart = sum((rank - at) ** 2 for rank, at in enumerate(ranked))
     return 1 - 6 * apart / (number * (number**2 - 1))
+
+
+def _late(kinds: Iterable[Sign]) -> bool:
+    """Do most of the failures say no more than that somebody waited too long?"""
+    every = [sign.kind in LATE or sign.kind in _BARE for sign in kinds]
+    return 2 * sum(every) > len(every)
 
 
 _BARE = ("unknown", "deadline")

@@ -353,7 +353,8 @@ def _try(
         undecided = went is not None and (went.undecided or went.full)
         judged[index] = _with(suspect, missed)
         if went is not None and not undecided:
-            judged[index] = refuted(judged[index], guessed=unnamed)
+            logged = any(found_.source == "logs" for found_ in suspect.evidence)
+            judged[index] = refuted(judged[index], guessed=unnamed and not logged)
         judged[index] = _corroborated(judged[index], evidence)
         likeliest = judged[index].score >= max(0.6, *(other.score for other in judged))
         if index == 0 and likeliest and not undecided:

@@ -658,8 +658,11 @@ def _gave_up_waiting(found: Mapping[str, Sign], run: Run, evidence: Evidence) ->
     A slow dependency would make the fast ones slower as well; a deadline would let none be longer.
     """
     alone = evidence.alone
-    good = [outcome.seconds for outcome in run.outcomes if outcome.ok]
-    bad = [outcome.seconds for outcome in run.outcomes if outcome.request in found]
+    # Who comes later, one by one as others end, finds the line in any state.
+    began = min((outcome.start for outcome in run.outcomes), default=0.0)
+    first = [outcome for outcome in run.outcomes if outcome.start < began + BURST_S]
+    good = [outcome.seconds for outcome in first if outcome.ok]
+    bad = [outcome.seconds for outcome in first if outcome.request in found]
     if alone is None or len(bad) < FEW or len(good) < FEW:
         return []
     usual = quantile([outcome.seconds for outcome in alone.outcomes if outcome.ok], 0.5)
@@ -676,6 +679,8 @@ def _gave_up_waiting(found: Mapping[str, Sign], run: Run, evidence: Evidence) ->
     return [Finding(text, "outcomes")]
 
 
+BURST_S = 0.1
+"""Seconds within which requests were sent at once."""
 AS_ALONE = 1.3
 """Times the usual up to which a request takes no longer than one alone: nothing held it up."""
 LEAST_WAIT = 0.4
