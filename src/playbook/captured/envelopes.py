@@ -141,6 +141,14 @@ _SOURCES = (
 )
 
 
+def named(entry: Any) -> Any:
+    """An entry whose fields stand in a list, each with its name and value, as those of
+    ``aws logs get-query-results`` do."""
+    if not isinstance(entry, list) or not all(isinstance(each, dict) for each in entry):
+        return entry
+    return {str(each.get("field") or each.get("name")): each.get("value") for each in entry}
+
+
 def opened(entry: Mapping[str, Any]) -> Line | None:
     """The line that a collector's record carries as text; None where the record is one itself."""
     text = next((entry[name] for name in _TEXTS if isinstance(entry.get(name), str)), None)

@@ -27,8 +27,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "elbstatuscode"
     ),
     "duration": _names(
-        "responsetime requesttime durationms durationsec durations durationseconds duration "
-        "elapsedms elapseds elapsedseconds elapsed latencyms latencys latency tookms took "
+        "responsetime responselatency requesttime durationms durationsec durations durationseconds "
+        "duration elapsedms elapseds elapsedseconds elapsed latencyms latencys latency tookms took "
         "processtime totalms ms"
     ),
     "message": _names("msg message event"),
@@ -88,8 +88,11 @@ def find(leaves: Mapping[str, Any], what: str) -> tuple[str, Any]:
     """The path and value of the best-named leaf; ``("", None)`` if there is none."""
     for path in _ranked(tuple(leaves), what):
         value = leaves[path]
-        if value is not None and value != "":
-            return path, value
+        if value is None or value in ("", "-"):
+            continue
+        if what == "duration" and seconds(path, value) is None:
+            continue  # "requestTime" is a date in the logs of some gateways
+        return path, value
     return "", None
 
 
@@ -160,7 +163,9 @@ def seconds(path: str, value: Any) -> float | None:
     if not unit:
         unit = next((each for each in ("ns", "us", "ms") if name.endswith(each)), "")
         known = name.endswith(("_s", "sec", "seconds")) or plain(name) == "requesttime"
-        millis = plain(name) == "responsetime" or number >= (100 if number == int(number) else 1000)
+        millis = plain(name) in ("responsetime", "responselatency") or number >= (
+            100 if number == int(number) else 1000
+        )
         if not unit and not known and millis:
             unit = "ns" if number >= 3.6e6 else "ms"
     result = number * _SCALE.get(unit, 1.0)

@@ -46,8 +46,9 @@ def read_lines(lines: Iterable[str], requests: Requests, head: str = "") -> None
 def read_entries(found: Iterable[Any], requests: Requests) -> None:
     """Records that stand in one JSON document."""
     reader = _Reader(requests)
-    for entry in found:
+    for each in found:
         requests.lines += 1
+        entry = envelopes.named(each)
         if isinstance(entry, dict):
             reader.entry(entry, Line(""))
         else:

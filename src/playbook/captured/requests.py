@@ -164,6 +164,21 @@ class Request:
         if not record.chain and record.message:
             self.result = record.message
 
+    def passed_on_as(self, inner: Request) -> None:
+        """Take in what the next hop says of it under an id of its own: how it ended for the
+        caller is this hop's to say, and why it failed may be the other's."""
+        starts = [each for each in (self.start, inner.start) if each is not None]
+        ends = [each for each in (self.end, inner.end) if each is not None]
+        self.start, self.end = min(starts, default=None), max(ends, default=None)
+        self.faults = [*inner.faults, *self.faults]
+        self.status = self.status if self.status is not None else inner.status
+        self.failed = self.failed if self.failed is not None else inner.failed
+        self.ended |= inner.ended
+        self.waits += inner.waits
+        self.result = self.result or inner.result
+        self.seen |= inner.seen
+        self.own = {**inner.own, **self.own}
+
     def at_work(self, time: float | None) -> bool:
         """Had it begun at `time`, and is nothing said of its end before? Some stamps are whole
         seconds."""
@@ -339,6 +354,7 @@ class Requests:
         notes = []
         unclaimed = 0
         self._of_processes()
+        self._join_hops()
         probes = [id for id, each in self.by_id.items() if each.probe]
         for id in probes:
             del self.by_id[id]
@@ -382,6 +398,32 @@ class Requests:
             notes.append(f"{self.skipped} of {self.lines} lines could not be read")
         found.sort(key=lambda each: each.start)
         return tuple(found), "; ".join(notes)
+
+    def _join_hops(self) -> None:
+        """Make one request of two where a gateway names the id under which it passed it on."""
+        named = {
+            (id, value)
+            for id, each in self.by_id.items()
+            for name, value in each.own.items()
+            if name.endswith("requestid") and value != id and value in self.by_id
+            and not _REFERS.search(name)
+        }  # fmt: skip
+        outers, inners = (Counter(pair[at] for pair in named) for at in (0, 1))
+        inner_of = {
+            inner: outer
+            for outer, inner in named
+            if outers[outer] == inners[inner] == 1 and outer not in inners
+        }
+        for inner, outer in inner_of.items():
+            within = self.by_id.pop(inner)
+            self.by_id[outer].passed_on_as(within)
+            self.by_id[outer].seen -= {inner}
+            self.origins[outer] = {**self.origins.pop(inner, {}), **self.origins.get(outer, {})}
+        if inner_of:
+            self.spans = [
+                replace(span, request=inner_of.get(span.request, span.request))
+                for span in self.spans
+            ]
 
     def _one_for_each(self) -> str:
         """Make a request of each record that has the status of an answer, or else of each that

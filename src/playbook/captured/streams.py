@@ -92,7 +92,9 @@ def _longest(file: BinaryIO) -> str:
         for prefix, number in found.items()
         if not any(prefix.startswith(f"{other}.") for other in found)
     }
-    return max(outer, key=lambda prefix: outer[prefix], default="")
+    longest = max(outer, key=lambda prefix: outer[prefix], default="")
+    # A list of lists: each of the inner ones is an entry (see `envelopes.named`).
+    return longest.removesuffix(".item") if longest.endswith(".item.item") else longest
 
 
 def _whole(file: BinaryIO, error: Exception) -> Any:
