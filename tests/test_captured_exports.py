@@ -110,3 +110,118 @@ def test_a_large_file_passes_through_and_is_not_kept(tmp_path, shape):
     requests, lines, grown = map(int, ended.stdout.split())
     assert (requests, lines) == (200, 28_000)
     assert grown < size / 2
+
+
+def datadog(n: int, section: int, failed: str, took_ns: int) -> dict:
+    """An event of an export: the service's own fields two levels down, durations in ns."""
+    own = {"request_id": f"r{n:04}", "section": section, "duration": took_ns}
+    if failed:
+        own["error"] = {"kind": "RateLimitError", "message": failed, "stack": f"Error: {failed}"}
+    told = {
+        "service": "reviews",
+        "status": "warn" if failed else "info",
+        "timestamp": f"2026-11-30T09:{n:02}:00.{section:03}Z",
+        "message": f"section {section} failed: {failed}" if failed else "section reviewed",
+        "attributes": {**own, "level": "warn" if failed else "info"},
+    }
+    return {"id": f"AwAAA{n}{section}", "type": "log", "attributes": told}
+
+
+def ended(n: int, status: int, took_ns: int) -> dict:
+    said = "429 Rate limit reached on concurrent requests: Limit 24"
+    error = {"error": {"kind": "Error", "message": said}} if status == 500 else {}
+    event = datadog(n, 999, "", took_ns)
+    event["attributes"] |= {"message": f"POST /reviews {status}"}
+    event["attributes"]["attributes"] |= {"http": {"status_code": status}, **error}
+    return event
+
+
+def test_a_fan_out_shows_in_an_export_from_datadog(tmp_path):
+    """One request after the other: those with many sections fail, of the burst of their own."""
+    limit = "429 Rate limit reached on concurrent requests: Limit 24"
+    events = []
+    for n in range(24):
+        wide = n % 3 == 0
+        for section in range(40 if wide else 6):
+            refused = limit if wide and section > 24 else ""
+            events.append(datadog(n, section, refused, 57_000_000 if refused else 900_000_000))
+        events.append(ended(n, 500 if wide else 200, 60_000_000 if wide else 1_400_000_000))
+    path = tmp_path / "export.jsonl"
+    path.write_text("\n".join(json.dumps(each) for each in reversed(events)))
+    found = read(path)
+    assert max(outcome.seconds for outcome in found.outcomes) < 5.0, "57 ms are not 57,000 s"
+    verdict = autopsy(path).verdict
+    assert verdict is not None
+    assert (verdict.outcome, verdict.cause) == ("fault", "unbounded-parallelism")
+
+
+def insights(n: int, seconds: float) -> list[list[dict]]:
+    """What CloudWatch Insights gives for one request: the gateway's record, and the function's,
+    which has another id that the gateway's names."""
+    gateway, function = f"gate-{n:04}", f"func-{n:04}"
+    late = seconds > 29
+
+    def row(at: float, message: str) -> list[dict]:
+        stamp = f"2026-09-17 08:{n:02}:{at:06.3f}"
+        return [{"field": "@timestamp", "value": stamp}, {"field": "@message", "value": message}]
+
+    access = {
+        "requestId": gateway, "requestTime": f"17/Sep/2026:08:{n:02}:00 +0000",
+        "status": "504" if late else "200", "error.message": "-",
+        "responseLatency": str(round(1000 * min(seconds, 29.02))),
+        "integrationRequestId": function,
+    }  # fmt: skip
+    return [
+        row(0.01, f"START RequestId: {function} Version: 41"),
+        row(min(seconds, 29.02), json.dumps(access)),
+        row(seconds, json.dumps({"requestId": function, "level": "INFO", "message": "stored"})),
+        row(seconds + 0.01, f"END RequestId: {function}"),
+    ]
+
+
+def test_a_gateway_and_its_function_tell_of_one_request(tmp_path):
+    rows = [row for n in range(20) for row in insights(n, 20.0 + n)]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"queryLanguage": "CWLI", "results": rows[::-1]}, indent=1))
+    found = read(path)
+    assert len(found.outcomes) == 20
+    assert sum(outcome.failed for outcome in found.outcomes) == 10
+    assert "9 failed requests were worked on after their answer, up to 10 s" in found.note
+    assert "could not be read" not in found.note
+    for deadline in (None, 29.0):
+        verdict = autopsy(path, deadline_s=deadline).verdict
+        assert verdict is not None
+        assert verdict.cause == "platform-timeout"
+
+
+def litellm(status: int) -> list[str]:
+    """What LiteLLM's proxy prints for a call: times of day, and access lines without one."""
+    at, proxy = "08:54:01", "LiteLLM Proxy:ERROR: common_request_processing.py:1839"
+    said = {
+        429: "No deployments available for selected model, Try again in 8 seconds. All deployments "
+        "for selected model are in cooldown. Passed model=gpt-4o",
+        503: "litellm.ServiceUnavailableError: ServiceUnavailableError: OpenAIException - The "
+        "server is currently overloaded with other requests.",
+    }
+    lines = [f"{at} - LiteLLM Router:INFO: router.py:4213 - litellm.acompletion(model=gpt-4o)"]
+    if status in said:
+        lines.append(f"{at} - {proxy} - Exception occured - litellm_call_id=6 - {said[status]}")
+    reason = {200: "OK", 429: "Too Many Requests", 503: "Service Unavailable"}[status]
+    access = f'"POST /v1/chat/completions HTTP/1.1" {status} {reason}'
+    return [*lines, f"INFO:     10.20.4.31:56236 - {access}"]
+
+
+def test_a_routers_cooldown_is_told_by_what_opened_it(tmp_path):
+    """Three of four failures are its own 429, and no provider ever limited a rate."""
+    lines = [
+        line for n in range(120)
+        for line in litellm(200 if n < 60 else 503 if n % 4 == 0 else 429)
+    ]  # fmt: skip
+    path = tmp_path / "litellm.log"
+    path.write_text("\n".join(lines))
+    verdict = autopsy(path).verdict
+    assert verdict is not None
+    assert verdict.cause == "provider-5xx"
+    told = str(verdict.ranked[0].evidence)
+    assert "45 of 120 requests: breaker-open" in told
+    assert "what it opened for: server-error" in told

@@ -340,6 +340,23 @@ def test_captured_logs_are_kept_as_a_case(
     assert (tmp_path / "again.html").read_text() == page
 
 
+def test_what_a_log_tells_of_a_deadline_is_asked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Every request ends well, and half of them too late for whoever stands in front."""
+    log = tmp_path / "app.jsonl"
+    lines = (
+        {"time": f"2026-11-30T09:{n:02}:30Z", "requestId": f"r-{n}", "status": 200,
+         "duration_ms": 1000 * n, "msg": "done"}
+        for n in range(1, 21)
+    )  # fmt: skip
+    log.write_text("\n".join(map(json.dumps, lines)))
+    for given, code, cause in (([], 0, "none"), (["--deadline", "10"], 1, "platform-timeout")):
+        with pytest.raises(SystemExit) as ended:
+            main(["triage", str(log), *given])
+        assert (ended.value.code, f"cause: {cause}" in capsys.readouterr().out) == (code, True)
+
+
 def test_a_case_of_captured_logs_has_a_verdict_and_nothing_to_call(tmp_path: Path) -> None:
     with Case(str(LOG), directory=tmp_path) as case:
         assert case.verdict().cause == "provider-rate-limit"

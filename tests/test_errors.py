@@ -944,3 +944,25 @@ def test_where_in_the_targets_own_code_it_was_raised(tmp_path: Path):
     with pytest.raises(json.JSONDecodeError) as caught:
         json.loads("{")
     assert errors.raised_at(classify(caught.value)).startswith("test_errors.py:")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pybreaker.CircuitBreakerError: Timeout not elapsed yet, circuit breaker still open",
+        "Error: Breaker is open",
+        "cockatiel.BrokenCircuitError: Execution prevented because the circuit breaker is open",
+        "io.github.resilience4j.circuitbreaker.CallNotPermittedException: CircuitBreaker 'llm' is "
+        "OPEN and does not permit further calls",
+        "openai.RateLimitError: Error code: 429 - {'error': {'message': 'No deployments available "
+        "for selected model, Try again in 8 seconds. Passed model=gpt-4o'}}",
+    ],
+)
+def test_what_a_breaker_refuses_is_not_what_it_opened_for(text: str) -> None:
+    found = classify(parse(text))
+    assert (found.kind, found.layer, found.retryable) == ("breaker-open", "client", True)
+
+
+def test_a_circuit_that_is_talked_of_is_no_breaker() -> None:
+    for text in ("ValueError: the circuit diagram is open to review", "the circuit is closed"):
+        assert classify(parse(text)).kind != "breaker-open"

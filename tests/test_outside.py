@@ -415,6 +415,47 @@ def test_who_waits_for_a_place_and_is_sent_away(fastest: float, longest: float, 
     assert suspects(signs(run), run, evidence)[0].cause == cause
 
 
+def test_a_line_is_told_by_the_burst_and_not_by_who_comes_later() -> None:
+    """The next ones come one by one as others end, and wait as long as there is still to wait."""
+    alone = served(many(Ask(200, seconds=1.5), 8), 1, "a")
+    burst = [*many(Ask(500, seconds=1.85), 8), *many(Ask(200, seconds=1.9), 4, spread=0.2)]
+    later = [Ask(500, seconds=1.1 + n / 10, start=1.9 + n / 20) for n in range(8)]
+    run = served([*burst, *later], 12)
+    evidence = Evidence(Sweep(), [alone, run], Ladder((pairs(0),)))
+    assert suspects(signs(run), run, evidence)[0].cause == "connection-pool-exhausted"
+
+
+def test_what_the_log_names_is_not_unsaid_by_an_experiment_from_outside(tmp_path: Path) -> None:
+    """A reset inside for each failure: a burst that helps nobody says nothing of who was reset."""
+    found = served([*many(ERROR, 8), *many(OK, 16)], 12)
+    log = tmp_path / "service.log"
+    lines = [
+        {"time": f"2026-11-30T09:00:{n:02}Z", "level": "error", "requestId": f"r{n}",
+         "err": {"type": "Error", "message": "read ECONNRESET", "code": "ECONNRESET"}}
+        for n in range(8)
+    ]  # fmt: skip
+    log.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    plain = Evidence(Sweep(), [served(ALONE, 1, "a"), found], Ladder((pairs(12),)))
+    evidence = outside.joined(log, plain)
+
+    def serve(_: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
+        return served([*many(ERROR, count // 3), *many(OK, count - count // 3)], width, text)
+
+    bench = SimpleNamespace(
+        run=serve, afford=lambda number: number, answers={}, components=[], spare_storage="",
+        elsewhere=False, seconds_left=0.0,
+    )  # fmt: skip
+    ranked = suspects(signs(found), found, evidence)
+    case: Any = SimpleNamespace(bench=bench)
+    same = set(signs(found).values())
+    known, proof = judge._try(case, ranked, found, evidence, same, hidden=False, tried={})
+    first, second, *_ = sorted(known, key=lambda item: -item.score)
+    assert proof is None
+    assert (first.cause, first.score > 0.7, second.score <= 0.5) == (
+        "unstable-connection", True, True
+    )  # fmt: skip
+
+
 def test_one_failure_alone_speaks_against_what_needs_overlap() -> None:
     """4 of 40 at 10, and 1 of 22 alone: that may well be one rate."""
     crowd = served([*many(Ask(500), 4), *many(OK, 36)], 10)

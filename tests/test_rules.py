@@ -2156,3 +2156,19 @@ def test_a_queue_that_will_be_late_next_is_named_second(waited: float, named: bo
     assert ranked[0].cause == "provider-5xx"
     assert ("thread-pool-starvation" in {item.cause for item in ranked}) is named
     assert not named or "wait 4.0 s or more for a thread, of 5.0 s" in repr(ranked[1].evidence)
+
+
+def test_a_breaker_is_told_by_what_it_opened_for() -> None:
+    open_ = [Link("pybreaker.CircuitBreakerError", "circuit breaker still open")]
+    down = [Link("openai.InternalServerError", "The server had an error", 500)]
+
+    def ended(most: int) -> Run:
+        links = {n: down if n < most else open_ for n in range(20)}
+        return run([outcome(name, links[n]) for n, name in enumerate(each(20))])
+
+    some = ended(4)
+    (first_, *_) = suspects(signs(some), some, evidence(alone(), some))
+    assert first_.cause == "provider-5xx"
+    assert "a breaker of its own refuses the others; what it opened for" in str(first_.evidence)
+    none = ended(0)
+    assert suspects(signs(none), none, evidence(alone(), none))[0].cause == "unknown"

@@ -141,6 +141,11 @@ _SOURCES = (
 )
 
 
+def goes_on(text: str) -> bool:
+    """Is this a line of a traceback, below the line that announced it?"""
+    return _GOES_ON.match(text) is not None
+
+
 def named(entry: Any) -> Any:
     """An entry whose fields stand in a list, each with its name and value, as those of
     ``aws logs get-query-results`` do."""

@@ -111,7 +111,9 @@ class _Reader:
 
     def entry(self, entry: dict[str, Any], line: Line, before: str = "") -> None:
         if (inner := envelopes.opened(entry)) is not None:
-            source = f"{line.source} {inner.source}".strip()
+            source = f"{line.source} {inner.source}".strip() or "one"
+            if not envelopes.goes_on(inner.text):
+                self._flush(source)  # a collector's record is one of the service's, as a rule
             for text in inner.text.splitlines() or [""]:
                 self.line(Line(text, source, inner.time or line.time))
             return

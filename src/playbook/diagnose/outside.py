@@ -259,7 +259,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
         findings[cause] += quoted
     for cause, score, told in _logged(logged, found, evidence):
         # What the service's own log says of these very requests is nearer to the truth.
-        scores = {name: min(each, score - 0.15) for name, each in scores.items()} | {cause: score}
+        scores = {name: min(each, score - 0.35) for name, each in scores.items()} | {cause: score}
         findings.setdefault(cause, [])[:0] = [told]
     every = [outcome for each in [run, *evidence.runs] for outcome in each.outcomes]
     if line := differs.in_line(found, every, evidence.in_line):

@@ -401,6 +401,9 @@ class Trial:
             return f"{met}; but put back, the process recovered by itself: nothing is used up"
         if not self.undecided:
             still = after.failures * before.attempts > 0.6 * before.failures * after.attempts
+            bad = sum(outcome.failed for outcome in self.during.outcomes)
+            if not still and 0 < bad <= 2 * after.failures:
+                return f"{met} still: fewer than before, and not by far enough"
             return f"{met} all the same" if still else f"{met}; but they failed in another way"
         if not self.proof.returned:
             return f"{met}; but put back, too few met it again"
