@@ -38,8 +38,8 @@ def autopsy(
     """
     found = read(path, names)
     if deadline_s is not None:
-        late = (replace(each, overran=each.seconds > deadline_s) for each in found.outcomes)
-        found = replace(found, outcomes=tuple(late))
+        timed = (replace(each, overran=each.seconds > deadline_s) for each in found.outcomes)
+        found = replace(found, outcomes=tuple(timed))
     levels = found.levels()
     runs = found.runs()
     whole = Run(
