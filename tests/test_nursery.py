@@ -95,6 +95,7 @@ def test_what_an_import_may_read_is_not_shared(case: Start, tmp_path: Path, what
     assert gone(one.pid)  # the one that was used last is kept for the next case
 
 
+@pytest.mark.slow  # two fresh imports of crewai
 def test_what_was_installed_anew_is_imported_anew(case: Start, tmp_path: Path) -> None:
     """Somebody upgrades a library and runs the next cell."""
     library = tmp_path / "site" / "tiktoken.py"
