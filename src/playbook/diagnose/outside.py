@@ -24,6 +24,7 @@ from . import differs
 from .catalogue import OF_CLASS
 from .crossings import crossings, in_one_field
 from .facts import Evidence, Named, Sign, failed, grows, opened_by, place, signs, widest
+from .held import holds
 
 PLACE = "endpoint"
 PAIRS = "two at once, no faster than alone"
@@ -484,12 +485,14 @@ def late(run: Run) -> bool:
 
 
 def _held_up(evidence: Evidence) -> list[Finding]:
-    """Does the server make even a page wait that needs nothing?"""
-    return [
+    """Does the server make even a page wait that needs nothing, or its log tell of a call during
+    which no other ends?"""
+    beside = [
         Finding(f"{rung.name} takes {rung.detail}: the server itself is held up", "isolate")
         for rung in evidence.ladder.rungs
         if rung.name == BESIDE and rung.status == "slow"
     ]
+    return [*beside, *holds(evidence.logged)]
 
 
 def _in_steps(run: Run, evidence: Evidence) -> list[Finding]:
