@@ -15,7 +15,7 @@ import pytest
 from playbook.bench import BudgetSpent
 from playbook.beside import waited
 from playbook.diagnose import after as afterwards
-from playbook.diagnose import judge, outside
+from playbook.diagnose import judge, outside, trying
 from playbook.diagnose.facts import Evidence, Sign, signs
 from playbook.diagnose.prove import interventions
 from playbook.diagnose.rules import suspects
@@ -448,7 +448,7 @@ def test_what_the_log_names_is_not_unsaid_by_an_experiment_from_outside(tmp_path
     ranked = suspects(signs(found), found, evidence)
     case: Any = SimpleNamespace(bench=bench)
     same = set(signs(found).values())
-    known, proof = judge._try(case, ranked, found, evidence, same, hidden=False, tried={})
+    known, proof = trying.in_turn(case.bench, ranked, found, evidence, same, hidden=False, tried={})
     first, second, *_ = sorted(known, key=lambda item: -item.score)
     assert proof is None
     assert (first.cause, first.score > 0.7, second.score <= 0.5) == (

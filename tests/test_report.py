@@ -353,7 +353,7 @@ def test_the_script_is_found_wherever_it_was_written(record, tmp_path, monkeypat
 
 
 def test_what_an_experiment_has_ruled_out_stands_before_the_common_advice(record):
-    from playbook.diagnose.judge import NO_OBJECT
+    from playbook.diagnose.trying import NO_OBJECT
 
     plain = record.verdict.ranked[0]
     tried = replace(plain, evidence=(*plain.evidence, NO_OBJECT))

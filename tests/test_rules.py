@@ -1341,7 +1341,7 @@ def test_a_call_that_was_overtaken_by_another_is_no_answer_that_breaks_off() -> 
 
 
 def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     late = Sign("deadline", "lock")
     asked: list[str] = []
@@ -1364,8 +1364,8 @@ def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
             Suspect("crewai-lock-contention", "orchestration", 0.4),
         ]
         before, case = served(20, well=False), SimpleNamespace(bench=bench)
-        found, proof = _try(
-            case,  # type: ignore[arg-type]
+        found, proof = in_turn(
+            case.bench,
             ranked, before, evidence(before), {late}, hidden=False, tried={},
         )  # fmt: skip
         assert proof is not None
@@ -1378,7 +1378,7 @@ def test_a_longer_deadline_is_tried_after_what_may_make_requests_late() -> None:
 
 def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None:
     """Data that passes on the event bus, or in a module: instances of its own are no fix."""
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     def served(count: int, *, well: bool) -> Run:
         return run([outcome(name, *([] if well else [LOST])) for name in each(count)])
@@ -1390,7 +1390,9 @@ def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None
     case: Any = SimpleNamespace(bench=asked_bench(serve))
     ranked = [Suspect("shared-mutable-state", "application", 0.8)]
     same = set(signs(before).values())
-    (known,), proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    (known,), proof = in_turn(
+        case.bench, ranked, before, evidence(before), same, hidden=False, tried={}
+    )
     assert proof is not None
     assert proof.intervention == "one request at a time"
     told = "fresh instances per request: tried, and 10 of 10 met it all the same"
@@ -1400,7 +1402,7 @@ def test_what_was_tried_first_and_did_not_help_stands_beside_the_proof() -> None
 @pytest.mark.parametrize("rest", ["all", "nothing", "budget"])
 def test_what_helps_in_part_is_the_proof_only_where_nothing_takes_more_away(rest: str) -> None:
     """Instances of their own cost time, and so fewer requests overlap: a third fails still."""
-    from playbook.diagnose.judge import IN_PART, _try
+    from playbook.diagnose.trying import IN_PART, in_turn
 
     def served(count: int, bad: int) -> Run:
         return run([outcome(o, LOST if n < bad else ()) for n, o in enumerate(each(count))])
@@ -1416,7 +1418,9 @@ def test_what_helps_in_part_is_the_proof_only_where_nothing_takes_more_away(rest
     case: Any = SimpleNamespace(bench=asked_bench(serve))
     ranked = [Suspect("shared-mutable-state", "application", 0.8)]
     same = set(signs(before).values())
-    (known,), proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    (known,), proof = in_turn(
+        case.bench, ranked, before, evidence(before), same, hidden=False, tried={}
+    )
     assert proof is not None
     alone = "one request at a time"
     assert proof.intervention == (alone if rest == "all" else "fresh instances per request")
@@ -1447,7 +1451,7 @@ def test_whoever_is_alone_waits_for_nobody_and_mixes_with_nobody(
 @pytest.mark.parametrize("empty", [True, False])
 def test_what_was_tried_before_the_budget_ended_is_known(empty: bool) -> None:
     """The time may be over within a run as well: then nobody in it had an answer."""
-    from playbook.diagnose.judge import NO_OBJECT, _try
+    from playbook.diagnose.trying import NO_OBJECT, in_turn
 
     def serve(_: str, count: int, width: int, plan: Plan, *, text: str) -> Run:
         if not plan.fresh and not empty:
@@ -1459,7 +1463,7 @@ def test_what_was_tried_before_the_budget_ended_is_known(empty: bool) -> None:
     ranked = [Suspect("shared-mutable-state", "application", 0.8)]
     same = set(signs(before).values())
     with pytest.raises(BudgetSpent):
-        _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+        in_turn(case.bench, ranked, before, evidence(before), same, hidden=False, tried={})
     told = Finding("fresh instances per request: tried, and 10 of 10 met it all the same", "prove")
     assert told in ranked[0].evidence
     assert NO_OBJECT in ranked[0].evidence
@@ -1505,7 +1509,7 @@ def test_handlers_of_events_that_stay_behind_are_told_of_shared_state() -> None:
 
 
 def test_of_two_faults_that_hide_beside_each_other_each_is_taken_away_by_itself() -> None:
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     def served(count: int, *, again: bool) -> Run:
         names = each(count)
@@ -1531,14 +1535,16 @@ def test_of_two_faults_that_hide_beside_each_other_each_is_taken_away_by_itself(
     ranked = suspects(kinds, before, known)
     assert {item.cause for item in ranked[:2]} == {"provider-5xx", "tool-error"}
     provider = [item for item in ranked if item.cause == "provider-5xx"]
-    found, proof = _try(case, provider, before, known, set(kinds.values()), hidden=True, tried={})
+    found, proof = in_turn(
+        case.bench, provider, before, known, set(kinds.values()), hidden=True, tried={}
+    )
     assert proof is not None
     assert proof.after.failures == 0
     assert found[0].score > 0.9
 
 
 def test_what_fails_still_once_the_first_cause_is_gone_is_named_second() -> None:
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     def served(count: int, *, queued: bool) -> Run:
         names = each(count)
@@ -1560,7 +1566,9 @@ def test_what_fails_still_once_the_first_cause_is_gone_is_named_second() -> None
     case: Any = SimpleNamespace(bench=asked_bench(serve))
     ranked = [Suspect("thread-pool-starvation", "orchestration", 0.8)]
     same = {Sign("deadline", "queue")}
-    known, proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    known, proof = in_turn(
+        case.bench, ranked, before, evidence(before), same, hidden=False, tried={}
+    )
     assert proof is not None
     assert [(item.cause, item.score > 0.9) for item in known] == [
         ("thread-pool-starvation", True),
@@ -1617,7 +1625,7 @@ def test_what_is_used_up_lasts_for_so_many_requests_whatever_the_load() -> None:
 
 def test_a_leak_is_proven_by_fresh_processes_under_the_same_load() -> None:
     """And not by less load: where that is what fails, fresh processes meet it as well."""
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     before = swept([True] * 12 + [False] * 4)
     asked: list[tuple[int, int]] = []
@@ -1633,7 +1641,7 @@ def test_a_leak_is_proven_by_fresh_processes_under_the_same_load() -> None:
         ranked = suspects(signs(before[1]), before[1], known)
         assert ranked[0].cause == "resource-leak"
         same = set(signs(before[1]).values())
-        found, proof = _try(case, ranked, before[1], known, same, hidden=False, tried={})
+        found, proof = in_turn(case.bench, ranked, before[1], known, same, hidden=False, tried={})
         if proof is not None:
             assert proof.intervention == "a fresh process after every 11 requests"
         return sorted(found, key=lambda item: -item.score)
@@ -1712,7 +1720,7 @@ def test_a_store_for_each_request_is_tried_where_the_store_takes_the_time(
 
 
 def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     def served(count: int, bad: int) -> Run:
         names = each(count)
@@ -1730,7 +1738,9 @@ def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
         suspect = Suspect("tool-contention", "tool", 0.7)
         case: Any = SimpleNamespace(bench=bench)
         tried: Any = {}
-        return _try(case, [suspect], before, evidence(before), found, hidden=False, tried=tried)[0]
+        return in_turn(
+            case.bench, [suspect], before, evidence(before), found, hidden=False, tried=tried
+        )[0]
 
     assert judged(later=0)[0].score == 0.7
     assert judged(later=20)[0].score < 0.3
@@ -1739,7 +1749,7 @@ def test_a_trial_that_chance_may_explain_does_not_clear_the_suspect() -> None:
 @pytest.mark.parametrize(("cpu", "freed"), [(0.97, True), (0.4, True), (0.97, False)])
 def test_what_held_requests_first_stands_where_they_then_lack_cpu(cpu: float, freed: bool) -> None:
     """On a slow machine a larger executor lets in more kickoffs than its core can carry."""
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     def served(count: int, queued: bool, full: float) -> Run:
         names = each(count)
@@ -1761,7 +1771,9 @@ def test_what_held_requests_first_stands_where_they_then_lack_cpu(cpu: float, fr
     before, tried = served(20, True, 0.5), dict[str, Any]()
     case: Any = SimpleNamespace(bench=asked_bench(serve))
     same = set(signs(before).values())
-    known, _ = _try(case, ranked, before, evidence(before), same, hidden=False, tried=tried)
+    known, _ = in_turn(
+        case.bench, ranked, before, evidence(before), same, hidden=False, tried=tried
+    )
     stands = cpu > 0.9 and freed
     assert known[0].score == (0.8 if stands else pytest.approx(0.24))
     assert ("a deadline 4 times as long" in asked) is not stands
@@ -1803,7 +1815,7 @@ def test_a_write_that_is_made_again_after_it_timed_out_may_stand_there_twice() -
 
 def test_two_causes_that_only_go_together_are_both_named() -> None:
     """A larger executor only moves the queue to CrewAI's lock, and the other lock alone is idle."""
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     late = Sign("deadline", "queue")
     queued = [Suspect("thread-pool-starvation", "orchestration", 0.8)]
@@ -1828,7 +1840,7 @@ def test_two_causes_that_only_go_together_are_both_named() -> None:
 
     def tried(ranked: list[Suspect]) -> tuple[list[Suspect], Any]:
         case: Any = SimpleNamespace(bench=bench)
-        return _try(case, ranked, before, evidence(before), {late}, hidden=False, tried={})
+        return in_turn(case.bench, ranked, before, evidence(before), {late}, hidden=False, tried={})
 
     ranked, proof = tried([*queued, *locked])
     assert [(item.cause, item.score) for item in ranked] == [
@@ -1910,7 +1922,7 @@ def test_a_provider_that_fails_without_load_is_compared_with_another() -> None:
 
 def test_a_storage_elsewhere_that_changes_nothing_refutes_nobody() -> None:
     """What cannot be written may be a place of the target's own."""
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     broken = [Link("PermissionError", "[Errno 13] Permission denied: '/data/out'")]
     before = run([outcome(name, broken) for name in each(10)])
@@ -1924,8 +1936,8 @@ def test_a_storage_elsewhere_that_changes_nothing_refutes_nobody() -> None:
     case = SimpleNamespace(bench=asked_bench(serve, spare_storage="/x"))
     trials: dict[str, Any] = {}
     same = set(signs(before).values())
-    ranked, proof = _try(
-        case, [suspect], before, evidence(before), same, hidden=False, tried=trials
+    ranked, proof = in_turn(
+        case.bench, [suspect], before, evidence(before), same, hidden=False, tried=trials
     )
     assert asked == [Plan(storage="/x")]
     assert (proof, ranked, trials) == (None, [suspect], {})
@@ -1933,7 +1945,7 @@ def test_a_storage_elsewhere_that_changes_nothing_refutes_nobody() -> None:
 
 def test_the_next_suspect_is_tried_where_the_first_falls_behind_it() -> None:
     """Seen on the wire, and refuted, it is not the likeliest any more."""
-    from playbook.diagnose.judge import _try
+    from playbook.diagnose.trying import in_turn
 
     broken = [Link("TimeoutError", "no end")]
 
@@ -1953,7 +1965,9 @@ def test_the_next_suspect_is_tried_where_the_first_falls_behind_it() -> None:
         Suspect("tool-error", "tool", 0.75),
         Suspect("crewai-lock-contention", "orchestration", 0.7),
     ]
-    found, proof = _try(case, ranked, before, evidence(before), same, hidden=False, tried={})
+    found, proof = in_turn(
+        case.bench, ranked, before, evidence(before), same, hidden=False, tried={}
+    )
     assert proof is not None
     assert proof.intervention == "an in-process lock for CrewAI's file lock"
     assert max(found, key=lambda item: item.score).cause == "crewai-lock-contention"

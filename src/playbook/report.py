@@ -134,7 +134,7 @@ def _ruled_out(verdict: Verdict | None) -> str:
     """What an experiment has shown to be no part of it, to be read before the common advice."""
     if verdict is None or not verdict.ranked:
         return ""
-    from .diagnose.judge import NO_OBJECT
+    from .diagnose.trying import NO_OBJECT
 
     told = [found.finding for found in verdict.ranked[0].evidence]
     text = NO_OBJECT.finding
