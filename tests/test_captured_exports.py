@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from playbook.captured import CapturedError, read
+from playbook.captured import CapturedError, fields, read
 from playbook.diagnose.autopsy import autopsy
 
 SAMPLES = Path(__file__).parents[1] / "data" / "captured"
@@ -225,3 +225,20 @@ def test_a_routers_cooldown_is_told_by_what_opened_it(tmp_path):
     told = str(verdict.ranked[0].evidence)
     assert "45 of 120 requests: breaker-open" in told
     assert "what it opened for: server-error" in told
+
+
+def test_a_name_is_taken_for_what_its_value_can_be():
+    dated = {"requestTime": "17/Sep/2026:08:00:00 +0000", "latency_ms": 250}
+    assert fields.find(dated, "duration") == ("latency_ms", 250)
+    assert fields.find({"message": "-", "event": "done"}, "message") == ("event", "done")
+    assert fields.seconds("responseLatency", "29") == 0.029
+
+
+def test_the_kind_of_an_error_is_its_type(tmp_path):
+    """Datadog's standard attributes are `error.kind`, `error.message` and `error.stack`."""
+    error = {"kind": "httpx.PoolTimeout", "message": "no place"}
+    lines = [{"time": f"2026-11-30T09:00:0{n}Z", "request_id": f"r-{n}", "level": "error",
+              "error": error} for n in range(4)]  # fmt: skip
+    path = tmp_path / "app.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert {outcome.fault.kind for outcome in read(path).outcomes} == {"pool-timeout"}
