@@ -242,3 +242,86 @@ def test_the_kind_of_an_error_is_its_type(tmp_path):
     path = tmp_path / "app.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     assert {outcome.fault.kind for outcome in read(path).outcomes} == {"pool-timeout"}
+
+
+def hop(gateway: str, function: str, status: int) -> list[dict]:
+    """A gateway's line, and those of the function that it names."""
+    at = "2026-11-30T09:00:{:02}Z"
+    return [
+        {"time": at.format(5), "requestId": gateway, "status": status, "latency_ms": 5000,
+         "integrationRequestId": function, "message": "answered"},
+        {"time": at.format(1), "requestId": function, "tool": "ledger", "duration_ms": 500},
+        {"time": at.format(4), "requestId": function, "level": "ERROR",
+         "error": {"type": "httpx.PoolTimeout", "message": "no place"}},
+    ]  # fmt: skip
+
+
+def test_why_a_gateways_request_failed_is_what_the_next_hop_says(tmp_path):
+    path = tmp_path / "hops.jsonl"
+    rows = [row for n in range(4) for row in hop(f"gate-{n:04}", f"func-{n:04}", 502)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = read(path)
+    assert [outcome.request for outcome in found.outcomes] == [f"gate-{n:04}" for n in range(4)]
+    assert {outcome.fault.kind for outcome in found.outcomes} == {"pool-timeout"}
+    assert not any(outcome.foreign for outcome in found.outcomes)
+    assert {span.request for span in found.spans} == {f"gate-{n:04}" for n in range(4)}
+
+
+def test_a_hop_that_two_requests_name_is_neithers(tmp_path):
+    """A batch: who waits for it is not told by its id."""
+    path = tmp_path / "hops.jsonl"
+    rows = [*hop("gate-0001", "func-0001", 200), *hop("gate-0002", "func-0001", 200)[:1]]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert {o.request for o in read(path).outcomes} == {"gate-0001", "gate-0002", "func-0001"}
+
+
+def cloud_run(n: int) -> list[dict]:
+    """Google Cloud's entries: an instance serves ten requests, and is killed for its memory."""
+    instance = {"instanceId": f"00c527f6d4{n // 10:04}"}
+    trace = {"trace": f"projects/p/traces/{n:032x}"}
+    logs, at = "projects/p/logs/run.googleapis.com%2F", f"2026-11-29T18:{n:02}"
+    killed = n % 10 == 9
+
+    def entry(log: str, second: str, **known: object) -> dict:
+        return {"insertId": f"{n}{log}{second}", "logName": f"{logs}{log}", "labels": instance,
+                "timestamp": f"{at}:{second}Z", **known}  # fmt: skip
+
+    asked = {"status": 503 if killed else 200, "latency": "8.5s", "requestMethod": "POST"}
+    said = {"message": "explained", "request_id": f"{n:012x}", "rss_mb": 230 + 28 * (n % 10)}
+    down = "The request failed because connection to the instance had an error"
+    text = {"textPayload": down, "severity": "ERROR"} if killed else {}
+    entries = [entry("requests", "10.0", httpRequest=asked, **trace, **text)]
+    if killed:
+        over = "Memory limit of 512 MiB exceeded with 521 MiB used. Consider increasing it"
+        system = entry("varlog%2Fsystem", "18.4", severity="ERROR", textPayload=over)
+        return [*entries, system]
+    return [*entries, entry("stdout", "18.4", severity="INFO", jsonPayload=said, **trace)]
+
+
+def test_an_instance_that_is_killed_for_its_memory_takes_its_requests_along(tmp_path):
+    path = tmp_path / "logs.json"
+    path.write_text(json.dumps([row for n in range(50) for row in cloud_run(n)][::-1], indent=1))
+    found = read(path)
+    assert len(found.outcomes) == 50
+    failed = [outcome for outcome in found.outcomes if outcome.failed]
+    assert [outcome.fault.kind for outcome in failed] == ["out-of-memory"] * 5
+    assert {round(outcome.end - outcome.start, 1) for outcome in found.outcomes} == {8.5}
+    verdict = autopsy(path).verdict
+    assert (verdict.outcome, verdict.cause) == ("fault", "resource-leak")
+
+
+def test_a_log_of_nothing_wrong_is_healthy_as_far_as_it_goes(tmp_path):
+    """Callers that hung up (pino-http) are nobody's failure; few requests show little."""
+    lines = [
+        {"level": 30, "time": 1796025793047 + 5000 * n, "req": {"id": f"r-{n:04}"},
+         "res": {"statusCode": None if n % 5 == 0 else 200}, "responseTime": 4000,
+         "msg": "request aborted" if n % 5 == 0 else "request completed"}
+        for n in range(40)
+    ]  # fmt: skip
+    path = tmp_path / "app.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    verdict = autopsy(path).verdict
+    assert (verdict.outcome, verdict.confidence) == ("healthy", 0.75)
+    assert "8 callers hung up" in verdict.note
+    path.write_text("\n".join(map(json.dumps, lines[1:4])))
+    assert autopsy(path).verdict.confidence < 0.5

@@ -235,7 +235,7 @@ def test_a_caller_that_hung_up_failed_nobody(tmp_path: Path) -> None:
     ]  # fmt: skip
     found = verdict(tmp_path, lines)
     assert found.outcome == "healthy"
-    assert "3 callers hung up before their answer" in found.note
+    assert "8 callers hung up before their answer" in found.note
 
 
 def test_health_checks_are_no_requests(tmp_path: Path) -> None:

@@ -534,6 +534,15 @@ def test_a_stubbed_tool_is_not_run_and_its_answer_is_this_requests(
 
 
 @pytest.mark.e2e
+def test_the_recorded_answer_of_another_input_mixes_nobody_up(start: Starter) -> None:
+    """It was recorded for one ticket, and every other request is given it as well."""
+    asked = [{**ASK, "ticket": f"desk-ticket-{n}0417"} for n in range(4)]
+    plan = Plan(stub=("read_record",), answers={"read_record": "record of desk-ticket-00417"})
+    run = start(f"{CREWS}:sync").run(asked, 4, plan, marks=True, limit_s=60)
+    assert all(outcome.ok and not outcome.foreign for outcome in run.outcomes)
+
+
+@pytest.mark.e2e
 def test_fresh_instances_end_the_crossing_of_a_shared_tool(start: Starter, faults: Any) -> None:
     faults({"latency": {"fixed": 0.2}})
     run = start(f"{CREWS}:shared_tool").run([ASK] * 4, 4, Plan(fresh=True), limit_s=60)

@@ -2186,3 +2186,13 @@ def test_a_breaker_is_told_by_what_it_opened_for() -> None:
     assert "a breaker of its own refuses the others; what it opened for" in str(first_.evidence)
     none = ended(0)
     assert suspects(signs(none), none, evidence(alone(), none))[0].cause == "unknown"
+
+
+def test_a_store_that_is_not_crewais_is_the_targets_own_contention() -> None:
+    for where, cause in (
+        ("desk.ledger", "tool-contention"),
+        ("crewai.x", "crewai-lock-contention"),
+    ):
+        locked = [Link("sqlite3.OperationalError", "database is locked", where=where)]
+        found = run([outcome(name, locked) for name in each()])
+        assert first(found, alone()) == cause

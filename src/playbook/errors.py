@@ -382,7 +382,10 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
         ),
         (
             "out-of-memory",
-            r"Cannot allocate memory|heap out of memory|OOMKilled|Perhaps out of memory",
+            r"Cannot allocate memory|heap out of memory|OOMKilled|Perhaps out of memory"
+            # Cloud Run, Lambda, Heroku.
+            r"|Memory limit of [\d.]+ ?[KMG]i?B? exceeded|Error R1[45]\b.{0,20}Memory quota"
+            r"|Runtime exited with error: signal: killed",
         ),
         ("threads-exhausted", r"can't start new thread|unable to create (?:native )?thread"),
         ("emfile", r"Too many open files|\bEMFILE\b|\bENFILE\b"),

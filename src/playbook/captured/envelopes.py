@@ -141,6 +141,22 @@ _SOURCES = (
 )
 
 
+def google(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of Google Cloud's logging, by the trace that the front end and the service share;
+    what the platform says is a record with its labels, and no line of the service's own."""
+    name = entry.get("logName")
+    if not isinstance(name, str) or "insertId" not in entry:
+        return entry
+    own = dict(entry)
+    if isinstance(trace := entry.get("trace"), str):
+        own["requestId"] = trace.rsplit("/", 1)[-1]
+    if "httpRequest" in entry or "varlog" in name:
+        own["message"] = own.pop("textPayload", "")
+    if isinstance(asked := entry.get("httpRequest"), dict) and "latency" in asked:
+        own["startTime"] = own.pop("timestamp", None)  # when the front end had it
+    return own
+
+
 def goes_on(text: str) -> bool:
     """Is this a line of a traceback, below the line that announced it?"""
     return _GOES_ON.match(text) is not None

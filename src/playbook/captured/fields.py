@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -210,6 +210,14 @@ def origins(leaves: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         value = leaves[path]
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
             yield path, str(value)[:100]
+
+
+_PROCESSES = frozenset({"instanceid", "podname", "containerid", "pid"})
+
+
+def process(origins: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    """What of this tells one process, or the container that ends with it, from all others."""
+    return frozenset((name, value) for path, value in origins if (name := last(path)) in _PROCESSES)
 
 
 @functools.lru_cache(4096)

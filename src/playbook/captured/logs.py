@@ -109,7 +109,8 @@ class _Reader:
         else:
             self._requests.skipped += 1
 
-    def entry(self, entry: dict[str, Any], line: Line, before: str = "") -> None:
+    def entry(self, found: dict[str, Any], line: Line, before: str = "") -> None:
+        entry = envelopes.google(found)
         if (inner := envelopes.opened(entry)) is not None:
             source = f"{line.source} {inner.source}".strip() or "one"
             if not envelopes.goes_on(inner.text):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from .. import canary
 from ..errors import classify, fault, redact
 from ..model import Fault, Link, Outcome, Span
+from . import fields
 
 _WORD = re.compile(r"[\w-]+")
 _TOKEN = re.compile(r"[A-Za-z0-9][\w-]{3,63}")
@@ -83,6 +84,8 @@ class Record:
     scope: tuple[tuple[str, str], ...] = ()
     probe: bool = False
     """It asks whether the service is there, and is nobody's request."""
+    gone: bool = False
+    """It tells that the caller hung up."""
     in_line: tuple[str, int] | None = None
     """How many it says wait for their turn, and under which name."""
     origin: tuple[tuple[str, str], ...] = ()
@@ -123,7 +126,7 @@ class Request:
         self._wait(record)
         self.warned = record.level in WARNING and bool(record.chain)
         self.probe |= record.probe
-        self.gone |= record.status == _GONE
+        self.gone |= record.status == _GONE or record.gone
         self.ended |= record.status is not None or bool(_DONE.search(record.message))
         first = self.start is None and record.seconds is None and record.status is None
         if first and _BEGINS.search(record.message):
@@ -332,14 +335,16 @@ class Requests:
     def _of_processes(self) -> None:
         """Give what tells of a process to the requests that it was working on: all of them where
         that ends the process, and else the one, if there is no other."""
-        working: dict[str, list[Request]] = {}
+        working: dict[tuple[str, str], list[tuple[frozenset[tuple[str, str]], Request]]] = {}
         for id, each in self.by_id.items():
-            if process := self.origins.get(id, {}).get("pid"):
-                working.setdefault(process, []).append(each)
+            process = fields.process(self.origins.get(id, {}).items())
+            for part in process:
+                working.setdefault(part, []).append((process, each))
         left = []
         for record in self.loose:
-            process = dict(record.origin).get("pid", "")
-            its = [each for each in working.get(process, ()) if each.at_work(record.time)]
+            of = fields.process(record.origin)
+            there = working.get(min(of), []) if of else []
+            its = [each for process, each in there if of <= process and each.at_work(record.time)]
             told = classify(record.chain).kind if record.chain and its else "unknown"
             if record.chain and its and (told in _ENDS or len(its) == 1):
                 for each in its:
@@ -372,7 +377,7 @@ class Requests:
         if probes or self.probes:
             notes.append(f"{len(probes) + self.probes} health checks are left out")
         if gone := sum(each.gone for each in self.by_id.values()):
-            notes.append(f"{gone} callers hung up before their answer (499), which fails nobody")
+            notes.append(f"{gone} callers hung up before their answer, which fails nobody")
         late = [it for it in self.by_id.values() if it.failed and it.worked_on > 1.0]
         if late:
             longest = max(each.worked_on for each in late)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from ..errors import classify
 from ..model import Link
@@ -10,7 +11,9 @@ from . import fields
 
 # The caller is gone; nothing failed on this side.
 HUNG_UP = re.compile(
-    r"\babortIncoming\b|\b_http_server\b|client (?:closed|disconnect|went away)", re.I
+    r"\babortIncoming\b|\b_http_server\b|client (?:closed|disconnect|went away)"
+    r"|^request aborted$",
+    re.I,  # pino-http
 )
 GAVE_UP = re.compile(
     r"Task timed out after [\d.]+ seconds|WORKER TIMEOUT|Maximum iterations reached", re.IGNORECASE
@@ -42,12 +45,14 @@ def took_in_words(text: str) -> float | None:
 
 _MEMORY = re.compile(r"\bcrewai[/\\](?:memory|rag)[/\\](?!storage[/\\]kickoff_task_outputs)")
 """Files of CrewAI's memory in a traceback; what a kickoff writes down lies beside it."""
+_STORAGE = re.compile(r"\bcrewai(?:_core)?[/\\][\w/\\]*storage")
 
 
 def of_the_memory(text: str, chain: tuple[Link, ...]) -> tuple[Link, ...]:
-    """A store that fails under the memory is the memory's failure."""
-    if not chain or not _MEMORY.search(text):
+    """A store that fails under the memory is the memory's failure; one of a kickoff, CrewAI's."""
+    if not chain or classify(chain).kind not in ("storage-locked", "storage-error"):
         return chain
-    if classify(chain).kind not in ("storage-locked", "storage-error"):
-        return chain
-    return (Link("crewai.memory", "its store fails"), *chain)
+    if _MEMORY.search(text):
+        return (Link("crewai.memory", "its store fails"), *chain)
+    own = _STORAGE.search(text) is not None
+    return (replace(chain[0], where="crewai"), *chain[1:]) if own else chain

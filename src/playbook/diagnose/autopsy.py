@@ -11,9 +11,9 @@ from types import MappingProxyType
 from .. import __version__
 from ..captured import Captured, read
 from ..inject import Plan
-from ..model import Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
+from ..model import Count, Finding, Outcome, Record, Result, Suspect, Sweep, Verdict
 from ..runner import Run
-from ..stats import quantile
+from ..stats import quantile, wilson
 from . import catalogue, differs
 from .facts import Evidence, Sign, masked, signs
 from .held import holds
@@ -96,7 +96,7 @@ def autopsy(
         target=str(path),
         cause=first.cause if first else "",
         layer=layer_of(first.cause) if first else "",
-        confidence=first.score if first else 0.0,
+        confidence=first.score if first else _well(outcome, len(found.outcomes)),
         ranked=tuple(ranked),
         sweep=Sweep(levels),
         versions={"playbook": __version__},
@@ -182,6 +182,12 @@ def _by_rank(values: Sequence[float]) -> float:
     ranked = sorted(range(number), key=lambda at: values[at])
     apart = sum((rank - at) ** 2 for rank, at in enumerate(ranked))
     return 1 - 6 * apart / (number * (number**2 - 1))
+
+
+def _well(outcome: Result, number: int) -> float:
+    """How sure it is that so many requests without a failure are no chance."""
+    _, high = wilson(Count(number, 0))
+    return round(min(1.0 - high, MOST_CONFIDENT), 3) if outcome == "healthy" else 0.0
 
 
 def _late(kinds: Iterable[Sign]) -> bool:

@@ -297,6 +297,8 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
         )
         found = [Finding(text, "spans")]
         return [("hidden-preflight", 0.8, found), (OF_CLASS[sign.kind], 0.5, found)]
+    if sign.kind == "storage-locked" and not _crewais(run):
+        return [("tool-contention", 0.75, _samples(run)), (OF_CLASS[sign.kind], 0.4, [])]
     if sign.kind == "breaker-open":
         return _behind_a_breaker(run, evidence)
     if sign.kind in ("read-timeout", "timeout", "write-timeout"):
@@ -314,6 +316,16 @@ def _causes(sign: Sign, run: Run, evidence: Evidence) -> Named:
     if sign.kind in OF_CLASS:
         return [(OF_CLASS[sign.kind], 0.8, _bare(evidence, sign.kind))]
     return [("unknown", 0.3, [*_samples(run), *_whenever(run, evidence)])]
+
+
+def _crewais(run: Run) -> bool:
+    """Does a failure come out of CrewAI's own storage, as far as its chain tells?"""
+    links = [link for outcome in run.outcomes if outcome.fault for link in outcome.fault.chain]
+    return any(
+        link.where.startswith("crewai") or link.type.startswith("crewai")
+        or link.type.endswith("DatabaseOperationError")
+        for link in links
+    )  # fmt: skip
 
 
 def _behind_a_breaker(run: Run, evidence: Evidence) -> Named:

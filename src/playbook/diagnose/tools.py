@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..errors import counted
+from ..errors import UNANSWERED, counted
 from ..model import Count, Finding, Span
 from ..runner import Run
 from ..stats import fell, quantile
@@ -31,6 +31,10 @@ def named(sign: Sign, run: Run, evidence: Evidence) -> Named:
             # Nobody is late and nobody is told: what was done twice is the harm.
             return [("side-effect-duplication", 0.85, unsure), ("tool-slow", 0.6, slow[2])]
         again = [("side-effect-duplication", 0.4, unsure)] if unsure else []
+        if sign.kind in UNANSWERED and _only_together(name, run, evidence):
+            # No call of its own was left without an answer: it waited for its turn.
+            turn = [text, *_says(name, run, evidence), *direct(evidence, name)]
+            return [("tool-contention", 0.8, turn), ("tool-slow", 0.5, turn), *again]
         return [slow, *again, ("tool-error", 0.3, [])]
     if sign.kind == "storage-locked":
         return [("tool-contention", 0.8, [text])]
