@@ -394,6 +394,7 @@ _TEXTS: Sequence[tuple[str, re.Pattern[str]]] = [
             r"Task timed out after [\d.]+ seconds|FUNCTION_INVOCATION_TIMEOUT"
             r"|Endpoint request timed out|upstream request timeout"
             r"|deadline of [\d.]+ ?\w* exceeded"
+            r"|\bcode=H12\b"  # Heroku's router, after 30 s
             r"|WORKER TIMEOUT",  # gunicorn ends the worker of a request that takes too long
         ),
         (

@@ -67,6 +67,8 @@ class Captured:
     """Which process, host or version served a request, by its id and the name of the field."""
     in_line: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """The most that a request's records say wait for their turn, and under which name, by id."""
+    last: Mapping[str, str] = field(default_factory=dict)
+    """What is said of a request last, before its answer, by its id."""
 
     def levels(self) -> tuple[Level, ...]:
         """Outcomes grouped by the most that ran at once while they did; empty without durations.
@@ -188,6 +190,7 @@ def read(
         requests.unclaimed,
         requests.origins,
         requests.in_line,
+        {id: each.last[1] for id, each in requests.by_id.items() if each.last},
     )
 
 

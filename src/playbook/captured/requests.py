@@ -5,6 +5,7 @@ Only what the outcome needs is kept of a record, so that a log of gigabytes pass
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,6 +120,8 @@ class Request:
     hung: bool = False
     warned: bool = False
     """The last of it was a warning with an error."""
+    last: tuple[float, str] | None = None
+    """The last that is said of it before its answer, and when."""
     waits: list[tuple[str, float, float]] = field(default_factory=list)
     """Places where it waited and nothing else was said of it, from when to when."""
 
@@ -146,6 +149,7 @@ class Request:
                 self.faults = [*self.faults[-_MAX_FAULTS:], told]
         if record.status is not None and record.seconds is not None and record.time is not None:
             self.answered = self.answered or (record.time, record.seconds)
+        self._say(record)
         if record.status is not None and self.status in _GATEWAYS and record.status < 400:
             pass  # what was done after the gateway had given up reached nobody
         elif record.status is not None:
@@ -166,6 +170,16 @@ class Request:
             self.seen.update(word for word in words if any(map(str.isdigit, word)))
         if not record.chain and record.message:
             self.result = record.message
+
+    def _say(self, record: Record) -> None:
+        """Keep what is said last before the answer, from whichever end the file is read."""
+        until = self.answered[0] if self.answered else math.inf
+        if self.last is not None and self.last[0] > until:
+            self.last = None
+        if record.status is not None or not record.message or record.time is None:
+            return
+        if record.time <= until and (self.last is None or record.time >= self.last[0]):
+            self.last = record.time, record.message[:200]
 
     def passed_on_as(self, inner: Request) -> None:
         """Take in what the next hop says of it under an id of its own: how it ended for the

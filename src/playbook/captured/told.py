@@ -16,12 +16,14 @@ HUNG_UP = re.compile(
     re.I,  # pino-http
 )
 GAVE_UP = re.compile(
-    r"Task timed out after [\d.]+ seconds|WORKER TIMEOUT|Maximum iterations reached", re.IGNORECASE
+    r"Task timed out after [\d.]+ seconds|WORKER TIMEOUT|Maximum iterations reached|code=H12\b",
+    re.IGNORECASE,
 )
 """Words of a platform, or of CrewAI, that tell of a failure at whatever level."""
 _UNIT = r"(?:m(?:illi)?s(?:ec(?:ond)?s?)?|s(?:ec(?:ond)?s?)?|min(?:ute)?s?)"
 _TOOK = re.compile(
-    r"\b(?:duration|elapsed|latency|rt|request_time|took)(?:_(ms|s))?[=: ]+([\d.]+)"
+    r"\b(?:duration|elapsed|latency|rt|request_time|took|service(?==\d+ms))(?:_(ms|s))?"
+    r"[=: ]+([\d.]+)"
     rf"(?: ?({_UNIT}))?\b"
     # "in 3 steps" and "after 2 attempts" are no times, and what is still to come took none.
     rf"|\b(?:in|after) ([\d.]+) ?({_UNIT})\b(?! of )",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from ..model import Count, Finding, Outcome, Record, Result, Suspect, Sweep, Ver
 from ..runner import Run
 from ..stats import quantile, wilson
 from . import catalogue, differs
-from .facts import Evidence, Sign, masked, signs
+from .facts import Evidence, masked, signs
 from .held import holds
 from .judge import FEW, failing
 from .patterns import LATE
@@ -62,13 +62,16 @@ def autopsy(
             for item in suspects(kinds, run, evidence)
         ]
         ranked.sort(key=lambda item: -item.score)
-        late = _deadline(found.outcomes)
-        if late and not (ranked[0].score >= late[0].score and ranked[0].cause != "unknown"):
-            ranked = [*late, *(each for each in ranked if each.cause != late[0].cause)]
+        struck = _deadline(found.outcomes)
+        if struck and not (ranked[0].score >= struck[0].score and ranked[0].cause != "unknown"):
+            ranked = [*struck, *(each for each in ranked if each.cause != struck[0].cause)]
         if line := differs.in_line(kinds, found.outcomes, found.in_line):
             cause = "connection-pool-exhausted"
             ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(line)), *ranked]
-        if _late(kinds.values()) and (held := holds(found.spans)):
+        late = _late(kinds, found.outcomes)
+        if late:
+            ranked = [*differs.unfinished(kinds, found.outcomes, found.last), *ranked]
+        if late and (held := holds(found.spans)):
             cause = "event-loop-blocked"
             late_by_it = [replace(each, score=min(each.score, 0.5)) for each in ranked]
             ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(held)), *late_by_it]
@@ -190,10 +193,11 @@ def _well(outcome: Result, number: int) -> float:
     return round(min(1.0 - high, MOST_CONFIDENT), 3) if outcome == "healthy" else 0.0
 
 
-def _late(kinds: Iterable[Sign]) -> bool:
+def _late(failing: Collection[str], outcomes: Sequence[Outcome]) -> bool:
     """Do most of the failures say no more than that somebody waited too long?"""
-    every = [sign.kind in LATE or sign.kind in _BARE for sign in kinds]
-    return 2 * sum(every) > len(every)
+    faults = [each.fault for each in outcomes if each.request in failing]
+    late = [fault is None or fault.kind in LATE or fault.kind in _BARE for fault in faults]
+    return 2 * sum(late) > len(late)
 
 
 _BARE = ("unknown", "deadline")

@@ -7,6 +7,7 @@ things as were looked at (Fisher's exact test, Bonferroni 1936).
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -98,6 +99,38 @@ def in_line(
 
 LINE = 2
 """Others who wait for their turn from which a request stands in a line."""
+
+
+def unfinished(
+    failing: Collection[str], outcomes: Sequence[Outcome], last: Mapping[str, str]
+) -> list[Suspect]:
+    """Do failing requests begin the same thing and say no more, which the others come out of?
+
+    `last` is what is said last of each request before its answer, by its id.
+    """
+    from .rules import layer_of
+
+    said = {name: alike(text) for name, text in last.items()}
+    bad = Counter(said[name] for name in failing if name in said)
+    good = Counter(said[each.request] for each in outcomes if each.ok and each.request in said)
+    text, times = bad.most_common(1)[0] if bad else ("", 0)
+    here, there = Count(len(failing), times), Count(good.total(), good[text])
+    if 2 * times < len(failing) or not _STARTS.search(text) or fell(here, there) >= ALPHA:
+        return []
+    words = next(last[name] for name in failing if said.get(name) == text)
+    told = (
+        f'{times} of {len(failing)} that fail say nothing more after "{words[:120]}", '
+        f"{there.failures} of {there.attempts} that do not: what began there does not end"
+    )
+    cause = "tool-no-timeout" if _TOOL.search(text) else "no-timeout"
+    return [Suspect(cause, layer_of(cause), 0.72, (Finding(told, "logs"),))]
+
+
+_STARTS = re.compile(
+    r"start|begin|began|calling|invok|request(?:ing|ed)|sending|fetching|querying|asking|waiting",
+    re.IGNORECASE,
+)
+_TOOL = re.compile(r"tool", re.IGNORECASE)
 
 
 def between(run: Run) -> list[Finding]:
