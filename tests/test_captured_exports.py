@@ -325,3 +325,62 @@ def test_a_log_of_nothing_wrong_is_healthy_as_far_as_it_goes(tmp_path):
     assert "8 callers hung up" in verdict.note
     path.write_text("\n".join(map(json.dumps, lines[1:4])))
     assert autopsy(path).verdict.confidence < 0.5
+
+
+@pytest.mark.parametrize(
+    ("status", "connected", "cause"),
+    [
+        (504, "-, -", "connect-failure"),
+        (502, "-", "connect-failure"),
+        (504, "0.001", "platform-timeout"),
+        (504, "-, 0.001", "platform-timeout"),
+    ],
+)
+def test_nginx_tells_whether_it_reached_anybody(tmp_path, status, connected, cause):
+    """A 504 after 8 s: no peer took the connection, or one did and was slow."""
+    lines = []
+    for n in range(40):
+        failed = n % 2
+        told = connected if failed else "0.001"
+        took = 10.0 if failed else 5.0 + n / 10
+        lines.append(
+            f'10.0.0.1 - - [30/Nov/2026:08:{n:02}:26 +0000] "POST /briefings HTTP/1.1" '
+            f'{status if failed else 200} 167 "-" "okhttp" rt={took:.3f} uct="{told}" '
+            f'urt="{took:.3f}" us="{status if failed else 200}"'
+        )
+    path = tmp_path / "access.log"
+    path.write_text("\n".join(lines))
+    verdict = autopsy(path).verdict
+    assert verdict.cause == cause
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_begins_and_does_not_end_is_told_by_the_last_words(tmp_path, newest_first, ends):
+    """Heroku's router gives up after 30 s; late ends stand long after that."""
+    lines = []
+    for n in range(40):
+        failed, id = n % 2, f"9b7059c9-47ac-4073-92cc-91f8427c{n:04}"
+        day, app = f"2026-11-27T14:{n:02}:", f"app[web.1]: INFO request_id={id} lead={n}"
+        lines += [
+            f"{day}01.5+00:00 {app} event=started",
+            f"{day}05.5+00:00 {app} event=tool_started tool=crm_history",
+        ]
+        if not failed or ends:
+            lines.append(f"{day}06.5+00:00 {app} event=tool_finished tool=crm_history")
+        if not failed:
+            lines.append(f"{day}07.5+00:00 {app} event=finished")
+        else:
+            lines.append(f"{day}50.5+00:00 {app} event=tool_failed error=gone")
+        service, status = (30000, 503) if failed else (6000, 200)
+        what = 'at=error code=H12 desc="Request timeout"' if failed else "at=info"
+        lines.append(
+            f"{day}{1 + service / 1000:04.1f}+00:00 heroku[router]: {what} request_id={id} "
+            f"dyno=web.1 connect=1ms service={service}ms status={status} bytes=0"
+        )
+    path = tmp_path / "heroku.log"
+    path.write_text("\n".join(sorted(lines, reverse=newest_first)))
+    verdict = autopsy(path).verdict
+    assert verdict.cause == ("platform-timeout" if ends else "tool-no-timeout")
+    told = str(verdict.ranked[0].evidence)
+    assert ("event=tool_started tool=crm_history" in told) is not ends

@@ -456,6 +456,17 @@ def test_what_the_log_names_is_not_unsaid_by_an_experiment_from_outside(tmp_path
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("same", "cause"), [(0, "shared-mutable-state"), (3, "provider-rate-limit")]
+)
+def test_four_slow_pairs_of_which_one_fails_each_are_enough(same: int, cause: str) -> None:
+    """Whoever came last wins; two that carry the same have nothing to lose."""
+    rungs = (replace(pairs(4), attempts=8), replace(twins(same), attempts=8))
+    run = served([*many(ERROR, 7), *many(OK, 1)], 4)
+    evidence = Evidence(Sweep(), [served(ALONE, 1, "a"), run], Ladder(rungs))
+    assert suspects(signs(run), run, evidence)[0].cause == cause
+
+
 def test_one_failure_alone_speaks_against_what_needs_overlap() -> None:
     """4 of 40 at 10, and 1 of 22 alone: that may well be one rate."""
     crowd = served([*many(Ask(500), 4), *many(OK, 36)], 10)

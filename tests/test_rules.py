@@ -2196,3 +2196,19 @@ def test_a_store_that_is_not_crewais_is_the_targets_own_contention() -> None:
         locked = [Link("sqlite3.OperationalError", "database is locked", where=where)]
         found = run([outcome(name, locked) for name in each()])
         assert first(found, alone()) == cause
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_tool_that_gives_up_its_turn_is_no_slow_one(answered: bool) -> None:
+    """A lock that is waited for with a bound; where its service was called in vain, it is slow."""
+    spans: list[Span] = []
+    for name in each():
+        spans += tool(name, 0, 3, wire=not answered, fault="timeout")
+    rungs = (
+        Rung("tool:read", "tool", "ok", "3 of 3 answer", 1, 10, 0, 0.7),
+        Rung("tool:read", "tool", "failed", "7 of 12 fail", 12, 12, 7, 3.0),
+    )
+    found = run([outcome(name, [Link("ValueError", "incomplete")]) for name in each()], spans)
+    known = replace(evidence(alone(), found), ladder=Ladder(rungs))
+    ranked = suspects(signs(found), found, known)
+    assert ranked[0].cause == ("tool-contention" if answered else "tool-slow")

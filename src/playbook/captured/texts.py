@@ -209,6 +209,8 @@ def record(text: str, requests: Requests, time: float | None = None) -> Record:
         in_line=fields.in_line_of_text(first),
         origin=_origin(first),
     )  # fmt: skip
+    if access and not chain and record.status in _NO_PEER and _unreached(first):
+        record = dataclasses.replace(record, chain=parse(_NO_PEER[record.status]))
     if balanced := _ALB.match(first):
         record = _balanced(record, balanced, first)
     sent = _CALL.search(first)
@@ -244,6 +246,19 @@ _ALB = re.compile(
     r" (-?[\d.]+) (-?[\d.]+) (-?[\d.]+) (\d{3}) "
 )
 """A line of an AWS load balancer: three durations (s, -1 for none), and its status."""
+_UPSTREAM = re.compile(r"\b(?:uct|upstream_connect_time)=\"?((?:-|[\d.]+)(?:[,: ]+(?:-|[\d.]+))*)")
+_NO_PEER = {
+    502: "connect ECONNREFUSED: no peer of the upstream took the connection",
+    504: "connect ETIMEDOUT: no connection to any peer of the upstream was made",
+}
+
+
+def _unreached(first: str) -> bool:
+    """Does nginx tell how long its connections to each peer took, and none was made?"""
+    told = _UPSTREAM.search(first)
+    return told is not None and not any(map(str.isdigit, told[1]))
+
+
 _CREATED = re.compile(rf" ({fields.ISO}) \"")
 _ROOT = re.compile(r"Root=([\w-]{8,80})")
 
