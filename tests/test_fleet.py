@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +109,42 @@ def test_what_a_lost_worker_had_begun_counts_once(tmp_path: Path) -> None:
     file.write_text("\n".join(json.dumps({"run": 1, "step": "sweep", **line}) for line in lines))
     (run,) = runner.replay(file, "sweep", None)
     assert [each.id for each in run.spans] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("spare", "again", "told"),
+    [
+        (100, 10, "10 requests were served again by b"),
+        (3, 3, "3 requests were served again by b; 7 requests were not served: the budget"),
+        (0, 0, "on it; 10 requests were not served: the budget has none left for them"),
+    ],
+)
+def test_what_a_lost_worker_had_is_sent_again_within_the_budget(
+    spare: int, again: int, told: str
+) -> None:
+    lost, other = Member("a", "h", 2, lost=True), Member("b", "h", 2)
+    sent: list[Any] = []
+    nursery: Any = SimpleNamespace(
+        name="fleet",
+        events=[],
+        alive=lambda: [other],
+        start=lambda *_: None,
+        result=lambda *_: {"t": "ready"},
+        submit=lambda _address, _serve, _name, _start, command, *_: sent.append(command.value),
+    )
+    (command, _), (out, evidence) = os.pipe(), os.pipe()
+    end = relay.Relay(nursery, "1", ["a"], command, evidence)
+    end._back, end._spare = SimpleNamespace(name="back"), spare
+    jobs = [{"id": f"r{n}"} for n in range(10)]
+    whole = {"do": "run", "jobs": jobs, "concurrency": 4}
+    end._again(relay._Share(lost, "1", whole, {job["id"]: job for job in jobs}))
+    end._hang_up()
+    with os.fdopen(out) as lines:
+        messages = [json.loads(line) for line in lines]
+    assert [len(message["requests"]) for message in messages if message["t"] == "lost"] == [10]
+    assert sum(message["count"] for message in messages if message["t"] == "again") == again
+    assert sum(len(command["jobs"]) for command in sent) == again
+    assert told in nursery.events[-1]
 
 
 def test_what_dask_may_log_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +269,7 @@ def test_data_that_crosses_from_one_worker_to_another_is_seen(cluster: Any, tmp_
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("most", [1500, 53])
+@pytest.mark.parametrize("most", [1500, pytest.param(53, marks=pytest.mark.slow)])
 def test_the_share_of_a_killed_worker_is_served_again(
     cluster: Any, tmp_path: Path, most: int
 ) -> None:

@@ -574,6 +574,29 @@ def asked(*runs: Run) -> Any:
 NO = Ask(404, '{"error": "no such booking"}')
 
 
+def test_what_is_asked_to_be_sure_may_be_refused_as_well() -> None:
+    """The sweep shows one 404 alone, and three more once it is asked again: all are answers."""
+    alone = served([*many(OK, 4), NO], 1, "a")
+    runs = [alone, served(many(OK, 24), 12)]
+
+    def more(step: str, count: int, width: int, *, text: str, **_: Any) -> Run:
+        if step == "lull":
+            raise BudgetSpent
+        return served([*many(NO, 3), *many(OK, count - 3)], width, f"m{count}")
+
+    kept: dict[str, Any] = {"sweep": Sweep(tuple(map(row, runs)))}
+    bench = SimpleNamespace(
+        run=more, served=lambda: None, lull_s=0.0, burst=None, lay_by=lambda _: None
+    )
+    case: Any = SimpleNamespace(
+        bench=bench, spec=SimpleNamespace(kind="http"),
+        step=kept.__getitem__, finish=kept.__setitem__,
+    )  # fmt: skip
+    run, told = judge._found(case, runs)
+    assert run is None
+    assert "404 was answered to" in told
+
+
 def test_what_is_refused_alone_as_often_as_under_load_is_an_answer() -> None:
     alone = served([*many(OK, 8), *many(NO, 2)], 1, "a")
     loaded = served([*many(OK, 24), *many(NO, 4), *many(ERROR, 2)], 10)
@@ -708,6 +731,37 @@ def test_so_many_at_a_time_however_many_ask(at_a_time: int, told: bool) -> None:
     assert ("connection-pool-exhausted" in [each.cause for each in ranked]) is told
 
 
+def test_a_deadline_cuts_a_line_off_where_it_has_come_to() -> None:
+    """Three at a time, two seconds each, and whoever has waited for five is sent away."""
+    alone = served([Ask(seconds=2.0)] * 5, 1, "a")
+    waves = [Ask(seconds=2.1 * wave) for wave in (1, 1, 1, 2, 2, 2)]
+    # The first of a burst are a little later than the others.
+    away = [
+        *many(Ask(503, seconds=5.25), 6, 0.01),
+        *many(Ask(503, seconds=5.0, start=5.3), 12, 0.03),
+    ]
+    run = served([*waves, *away], 12)
+    ranked = suspects(signs(run), run, Evidence(Sweep(), [alone, run]))
+    assert [each.cause for each in ranked[:2]] == ["thread-pool-starvation", "platform-timeout"]
+    assert "18 of 18 failures end at 5 s" in str(ranked[0].evidence)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("timeout", "event-loop-blocked"), ("", "event-loop-blocked")]
+)
+def test_a_server_that_is_held_up_gives_up_calls_that_are_answered(kind: str, cause: str) -> None:
+    """Its own calls time out while nobody takes their answers: no slow provider, no limit."""
+    alone = served(many(Ask(seconds=2.5)), 1, "a")
+    run = served([*many(Ask(500, seconds=9.0), 6, 3.0), *many(Ask(seconds=11.0), 18, 4.0)], 12)
+    assert outside.slowed(run, alone)
+    assert not outside.slowed(alone, alone)
+    inner = {f"r{n}": Sign(kind) for n in range(6)} if kind else {}
+    for rungs, first in (((slow(outside.BESIDE),), cause), ((), None)):
+        evidence = Evidence(Sweep(), [alone, run], Ladder(rungs), inner=inner, joined=len(inner))
+        found = suspects(signs(run), run, evidence)[0].cause
+        assert found == first if first else found != cause
+
+
 def test_a_log_without_a_429_is_no_witness_of_a_rate_limit() -> None:
     run = served([*many(ERROR, 6), *many(OK, 4)], 10)
     plain = Evidence(Sweep(), [served(ALONE, 1, "a"), run])
@@ -809,6 +863,27 @@ def test_a_line_that_the_log_counts_is_for_a_place_inside(
 
 
 # --- what judge asks after a sweep without a failure ------------------------------------------
+
+
+def test_a_refusal_after_a_lull_is_no_broken_connection() -> None:
+    bench = SimpleNamespace(lull_s=0.0, burst=None)
+    bench.run = lambda *_, **__: served([*many(NO, 3), *many(OK, 9)], 12, "l")
+    kept: list[Sweep] = []
+    most = served(many(OK, 12), 12)
+    case: Any = SimpleNamespace(
+        bench=bench, step=lambda _: Sweep((row(most),)), finish=lambda _, sweep: kept.append(sweep)
+    )
+    judge._after_a_lull(case, [served(ALONE, 1, "a"), most])
+    assert (bench.lull_s, kept, signs(most)) == (0.0, [], {})
+
+
+@pytest.mark.parametrize("turned_away", [True, False])
+def test_a_limit_whose_time_is_not_over_is_nothing_used_up(turned_away: bool) -> None:
+    before, now = served(many(OK, 7), 1, "a"), served(many(ERROR, 3), 1, "z")
+    kind = "rate-limit" if turned_away else "pool-timeout"
+    inner = {f"r{n}": Sign(kind) for n in range(9)}
+    evidence = Evidence(Sweep(), [before], inner=inner)
+    assert bool(afterwards.unrecovered([now], evidence)) is not turned_away
 
 
 @pytest.mark.parametrize("burst_fails", [True, False])

@@ -53,8 +53,9 @@ def unrecovered(during: Sequence[Run], evidence: Evidence) -> list[Suspect]:
     if alone is None or after is None or min(len(alone.outcomes), len(after.outcomes)) < ASKED:
         return []
     before, now = failed(alone), failed(after)
-    if not _fails_now(before, now):
-        return []
+    turned_away = [sign.kind in ("rate-limit", "quota") for sign in evidence.inner.values()]
+    if not _fails_now(before, now) or sum(turned_away) > len(turned_away) / 2:
+        return []  # as its log tells, it met a limit, whose time may not be over yet
     text = (
         f"one at a time {now.failures} of {now.attempts} fail now, {before.failures} of "
         f"{before.attempts} did before the load: it does not recover, so what serves a request (a "

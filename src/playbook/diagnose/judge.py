@@ -101,8 +101,7 @@ def _beyond_doubt(found: Sequence[Sign]) -> bool:
 def judge(case: Case) -> Verdict:
     """Run what is missing, try the likeliest causes by intervention, and say what is known."""
     runs = case.runs()
-    refused = _refused(case, runs) if case.spec.kind == "http" else ""
-    run = _sought(case, runs)
+    run, refused = _found(case, runs)
     if run is None:
         # Of a service only our own client's process could be measured.
         found = _accepted(case, runs) if case.spec.kind == "http" else _leak(case, runs)
@@ -177,6 +176,18 @@ def _of_a_service(case: Case, runs: Sequence[Run], ranked: Sequence[Suspect], *n
     told = outside.note(ranked[0].cause, logs=case.logs, joined=joined, others=ranked)
     first, *others = notes
     return "; ".join(text for text in (first, told, *others) if text)
+
+
+def _found(case: Case, runs: Sequence[Run]) -> tuple[Run | None, str]:
+    """The run to investigate, and a note on what was taken as an answer and no failure."""
+    if case.spec.kind != "http":
+        return _sought(case, runs), ""
+    refused = _refused(case, runs)
+    run = _sought(case, runs)
+    if run is not None and (more := _refused(case, runs)):
+        # Among what was asked to be sure, there were more to which it says no.
+        return failing(runs), "; ".join(filter(None, (refused, more)))
+    return run, refused
 
 
 def _sought(case: Case, runs: Sequence[Run]) -> Run | None:
@@ -339,6 +350,9 @@ def _after_a_lull(case: Case, runs: Sequence[Run]) -> None:
     with suppress(BudgetSpent, Stopped):
         for _ in range(LULLS):
             lulled.extend(bench.run("lull", width, width, text=text))
+            # A connection that breaks says nothing of what was asked.
+            for status in outside.answered(lulled):
+                outside.take_as_answer(lulled, status)
             if not signs(lulled):
                 break
     if bench.burst is not None and _beyond_doubt(list(signs(bench.burst).values())):

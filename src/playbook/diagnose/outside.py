@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import BROKEN, classify, counted, parse
+from ..errors import BROKEN, UNANSWERED, classify, counted, parse
 from ..inject import Plan
 from ..model import Count, Finding, Outcome, Rung, Span, Suspect
 from ..runner import Run
@@ -307,8 +307,10 @@ def _causes(
     if kind == "crossed":
         return [("shared-mutable-state", 0.85, _serial(evidence))]
     overdue = kind == "deadline" or (late and kind in {"server-error", *CUT})
-    if overdue and (held := _held_up(evidence)):
-        texts = late or _overruns(found, run, evidence)
+    given_up = kind in UNANSWERED | {"server-error"}
+    if (overdue or given_up) and (held := _held_up(evidence)):
+        slower = [*_growth(run, evidence), *_words(found, run, one)]
+        texts = late or (_overruns(found, run, evidence) if overdue else slower)
         if steps := _in_steps(run, evidence):
             # One thread that is held lets nobody through in the time that one alone takes.
             return [
@@ -327,6 +329,13 @@ def _causes(
     if kind == "deadline" or (late and kind in {"server-error", *CUT}):
         texts = late or _overruns(found, run, evidence)
         growth, few = _growth(run, evidence), _few_at_a_time(evidence)
+        if steps := _in_steps(run, evidence):
+            # They wait for a worker, and the deadline is only where somebody gives that up.
+            return [
+                ("thread-pool-starvation", 0.75, [*steps, *texts]),
+                ("platform-timeout", 0.6, [*texts, *growth, *few]),
+                ("connection-pool-exhausted", 0.45, steps),
+            ]
         slow: Named = [("provider-slow", 0.45, growth)] if growth else []
         pool: Named = [("connection-pool-exhausted", 0.45, few)] if few else []
         return [("platform-timeout", 0.8, [*texts, *growth, *few]), *slow, *pool]
@@ -476,6 +485,18 @@ def _fan_out(evidence: Evidence, weight: float, texts: list[Finding]) -> Named:
     ]
 
 
+def slowed(run: Run, alone: Run) -> bool:
+    """Do those that end well take far longer than one alone?"""
+    usual, here = (
+        quantile([outcome.seconds for outcome in some.outcomes if outcome.ok], 0.5)
+        for some in (alone, run)
+    )
+    return here > SLOWED * usual > 0
+
+
+SLOWED = 2.5
+
+
 def late(run: Run) -> bool:
     """Do requests fail because of the time they take?"""
 
@@ -506,7 +527,9 @@ def _in_steps(run: Run, evidence: Evidence) -> list[Finding]:
         return []
     usual = quantile([outcome.seconds for outcome in alone.outcomes], 0.5)
     begun = min((outcome.start for outcome in run.outcomes), default=0.0)
-    burst = sorted(o.seconds for o in run.outcomes if o.start - begun < 0.2 * usual)
+    together = [outcome for outcome in run.outcomes if outcome.start - begun < 0.2 * usual]
+    # Whom somebody sent away had no turn: how long that took is another matter.
+    burst = sorted(outcome.seconds for outcome in together if outcome.ok)
     served = sum(seconds < STEP * usual for seconds in burst)
     if not LEAST_SERVED <= served <= len(burst) / 2:
         return []
@@ -520,8 +543,8 @@ def _in_steps(run: Run, evidence: Evidence) -> list[Finding]:
     if quantile(off, 0.9) > OFF_STEP or spread > 0.5 * (served - 1) / served:
         return []
     text = (
-        f"{served} of {len(burst)} that begin together take {usual:.1f} s, as one alone does, and "
-        f"the others multiples of it: no more than {served} are served at a time"
+        f"{served} of {len(together)} that begin together take {usual:.1f} s, as one alone does, "
+        f"and the others multiples of it: no more than {served} are served at a time"
     )
     return [Finding(text, "sweep")]
 
@@ -648,7 +671,11 @@ def _at_a_deadline(found: Mapping[str, Sign], run: Run) -> list[Finding]:
     near = [each for each in ended if -0.05 <= each - limit <= 0.25 + 0.01 * limit]
     longer = sum(outcome.ok and outcome.seconds > 1.02 * limit + 0.05 for outcome in run.outcomes)
     # Beyond chance: so many ends within a few hundredths of each other.
-    together = quantile(near, 0.9) - quantile(near, 0.1) < max(0.15, 0.02 * limit) if near else 0
+    middle = quantile(near, 0.5)
+    close = sum(abs(each - middle) < max(0.05, 0.01 * limit) for each in near)
+    together = quantile(near, 0.9) - quantile(near, 0.1) < max(0.15, 0.02 * limit)
+    # The first of a burst may be a little later than all others.
+    together = bool(near) and (together or close >= 0.6 * len(near))
     if len(near) < 0.8 * len(ended) or longer or not together:
         return []
     text = f"{len(near)} of {len(ended)} failures end at {limit} s, and no request takes longer"
@@ -757,6 +784,8 @@ def _logged(
         "deadline": "platform-timeout",
         "tool-error": "tool-error",
     }.get(kind) or OF_CLASS.get(kind)
+    if kind in UNANSWERED and _held_up(evidence):
+        cause = "event-loop-blocked"  # the answer may be there, and nobody takes it
     alone = evidence.alone
     if kind == "application-error" and alone is not None and _share(alone) > 0:
         cause = "unknown"  # it fails without any overlap as well

@@ -29,6 +29,7 @@ from ..diagnose.outside import (
     TWINS,
     explains_itself,
     late,
+    slowed,
 )
 from ..inject import Plan
 from ..model import Ladder, Rung
@@ -75,7 +76,7 @@ def beside(bench: Bench, found: Ladder, run: Run, alone: Run | None) -> Ladder:
     Where the page takes as long as a request, the service has no such page: it does the
     same work for whatever it is asked, and nothing is learned.
     """
-    if alone is None or run.concurrency < 2 or not late(run):
+    if alone is None or run.concurrency < 2 or not (late(run) or slowed(run, alone)):
         return found
     width = run.concurrency
     try:
