@@ -866,8 +866,9 @@ def test_a_line_that_the_log_counts_is_for_a_place_inside(
 
 
 def test_a_refusal_after_a_lull_is_no_broken_connection() -> None:
-    bench = SimpleNamespace(lull_s=0.0, burst=None)
-    bench.run = lambda *_, **__: served([*many(NO, 3), *many(OK, 9)], 12, "l")
+    refused = [*many(NO, 3), *many(OK, 9)]
+    bench = SimpleNamespace(lull_s=0.0, burst=served(refused, 12, "b"))
+    bench.run = lambda *_, **__: served(refused, 12, "l")
     kept: list[Sweep] = []
     most = served(many(OK, 12), 12)
     case: Any = SimpleNamespace(

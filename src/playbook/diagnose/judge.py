@@ -350,11 +350,11 @@ def _after_a_lull(case: Case, runs: Sequence[Run]) -> None:
     with suppress(BudgetSpent, Stopped):
         for _ in range(LULLS):
             lulled.extend(bench.run("lull", width, width, text=text))
-            # A connection that breaks says nothing of what was asked.
-            for status in outside.answered(lulled):
-                outside.take_as_answer(lulled, status)
+            _without_refusals(lulled)
             if not signs(lulled):
                 break
+    if bench.burst is not None:
+        _without_refusals(bench.burst)
     if bench.burst is not None and _beyond_doubt(list(signs(bench.burst).values())):
         # It failed as soon as more was asked, without any lull.
         bench.lull_s, lulled = 0.0, bench.burst
@@ -363,6 +363,12 @@ def _after_a_lull(case: Case, runs: Sequence[Run]) -> None:
         _measured(case, most)
     else:
         bench.lull_s = 0.0
+
+
+def _without_refusals(run: Run) -> None:
+    """A connection that breaks says nothing of what was asked; the sweep had its say on that."""
+    for status in outside.answered(run):
+        outside.take_as_answer(run, status)
 
 
 LULL_S = 6.5
