@@ -609,6 +609,20 @@ def test_what_is_refused_alone_as_often_as_under_load_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
+    ("refused", "broken", "accused"), [(4, 0, False), (14, 0, True), (4, 1, True)]
+)
+def test_a_refusal_that_chance_may_keep_from_those_alone_accuses_nobody(
+    refused: int, broken: int, accused: bool
+) -> None:
+    loaded = [*many(OK, 24 - refused), *many(NO, refused), *many(ERROR, broken)]
+    runs = [served(many(OK, 10), 1, "a"), served(loaded, 10)]
+    case = asked(*runs)
+    case.spec = SimpleNamespace(kind="http")
+    run, _ = judge._found(case, runs)
+    assert (run is not None) is accused
+
+
+@pytest.mark.parametrize(
     ("alone", "loaded"),
     [
         pytest.param(many(OK, 10), [*many(OK, 20), *many(NO, 4)], id="never alone"),

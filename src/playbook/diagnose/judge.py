@@ -186,8 +186,17 @@ def _found(case: Case, runs: Sequence[Run]) -> tuple[Run | None, str]:
     run = _sought(case, runs)
     if run is not None and (more := _refused(case, runs)):
         # Among what was asked to be sure, there were more to which it says no.
-        return failing(runs), "; ".join(filter(None, (refused, more)))
-    return run, refused
+        run, refused = failing(runs), "; ".join(filter(None, (refused, more)))
+    return (None if run is not None and _open(run, runs) else run), refused
+
+
+def _open(run: Run, runs: Sequence[Run]) -> bool:
+    """Do all that fail get a refusal, of which it may be chance that none alone did?"""
+    alone, refused = runs[0], sum(outside.answered(run).values())
+    if alone is run or alone.concurrency > 1 or refused < len(signs(run)):
+        return False
+    here = Count(len(alone.outcomes), sum(outside.answered(alone).values()))
+    return fell(Count(len(run.outcomes), refused), here) >= 0.05
 
 
 def _sought(case: Case, runs: Sequence[Run]) -> Run | None:
