@@ -306,6 +306,18 @@ def test_a_burst_after_the_first_request_is_asked_for_as_a_whole() -> None:
     assert nursery.served == 1
 
 
+def test_what_a_fleet_may_send_again_is_what_is_left_and_agreed_to() -> None:
+    nursery = FakeNursery("api.example.com")
+    bench = build(Settings(max_requests=20), nursery, confirm=lambda _: True)
+    assert bench._spare(1) == 0, "one process is lost with all that it had"
+    bench.fleet = nursery  # type: ignore[assignment]
+    bench.run("sweep", 4, 2)
+    assert bench._spare(1) == 0, "nobody was asked yet"
+    bench.run("sweep", 4, 2)
+    assert bench._spare(1) == 12
+    assert bench._spare(3) == 4
+
+
 def test_a_yes_is_asked_for_once() -> None:
     nursery, asked = FakeNursery("api.example.com"), Asked(True)
     bench = build(Settings(), nursery, confirm=asked)

@@ -776,6 +776,27 @@ def test_a_server_that_is_held_up_gives_up_calls_that_are_answered(kind: str, ca
         assert found == first if first else found != cause
 
 
+def test_a_log_that_names_a_breaker_is_read_for_what_opened_it() -> None:
+    run = served([*many(ERROR, 10), *many(OK, 10)], 10)
+    inner = {f"r{n}": Sign("pool-timeout" if n < 4 else "breaker-open") for n in range(10)}
+    evidence = Evidence(Sweep(), [served(ALONE, 1, "a"), run], inner=inner, joined=20)
+    ranked = suspects(signs(run), run, evidence)
+    assert ranked[0].cause == "connection-pool-exhausted"
+
+
+def test_a_log_whose_calls_end_behind_one_tells_what_holds_the_server() -> None:
+    run = served([*many(Ask(504, seconds=6.0), 12), *many(OK, 12)], 12)
+    tools = [Span(f"t{n}", "", f"r{n}", "tool", "sign", float(n), n + 0.9, {}) for n in range(24)]
+    models = [
+        Span(f"m{n}-{k}", "", f"o{n}-{k}", "llm", "gpt", n - 0.02, n + 0.95, {})
+        for n in range(24) for k in range(3)
+    ]  # fmt: skip
+    plain = Evidence(Sweep(), [served(ALONE, 1, "a"), run])
+    held = replace(plain, logged=[*tools, *models])
+    assert suspects(signs(run), run, held)[0].cause == "event-loop-blocked"
+    assert suspects(signs(run), run, plain)[0].cause == "platform-timeout"
+
+
 def test_a_log_without_a_429_is_no_witness_of_a_rate_limit() -> None:
     run = served([*many(ERROR, 6), *many(OK, 4)], 10)
     plain = Evidence(Sweep(), [served(ALONE, 1, "a"), run])

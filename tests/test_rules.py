@@ -2212,3 +2212,14 @@ def test_a_tool_that_gives_up_its_turn_is_no_slow_one(answered: bool) -> None:
     known = replace(evidence(alone(), found), ladder=Ladder(rungs))
     ranked = suspects(signs(found), found, known)
     assert ranked[0].cause == ("tool-contention" if answered else "tool-slow")
+
+
+def test_fewer_of_the_same_is_not_told_as_another_way() -> None:
+    """18 of 24 before, 10 of 24 with it, and all of them in the same way."""
+    before = run([outcome(name, LOST if n < 18 else ()) for n, name in enumerate(each(24))])
+    during = run([outcome(name, LOST if n < 10 else ()) for n, name in enumerate(each(24))])
+    told = prove(
+        Intervention("x", Plan(fresh=True)), before, set(signs(before).values()),
+        lambda *_: during,
+    ).told  # fmt: skip
+    assert told == "x: tried, and 10 of 24 met it still: fewer than before, and not by far enough"

@@ -243,7 +243,7 @@ def suspects(found: Mapping[str, Sign], run: Run, evidence: Evidence) -> list[Su
     scores: dict[str, float] = {}
     findings: dict[str, list[Finding]] = {}
     late = _at_a_deadline(found, run)
-    opened = opened_by([*evidence.inner.values(), *found.values()])
+    opened = opened_by(evidence.inner.values())
     logged = {
         name: (opened or each) if each.kind == "breaker-open" else each
         for name, each in evidence.inner.items()
