@@ -2223,3 +2223,64 @@ def test_fewer_of_the_same_is_not_told_as_another_way() -> None:
         lambda *_: during,
     ).told  # fmt: skip
     assert told == "x: tried, and 10 of 24 met it still: fewer than before, and not by far enough"
+
+
+def test_what_is_done_twice_is_judged_by_that_though_others_fail_aloud() -> None:
+    """A 500 after a booking: some callers see it, and for the others it is booked once more."""
+    from playbook.diagnose.trying import in_turn
+
+    down = [Link("openai.InternalServerError", "The server had an error", 500)]
+
+    def booked(name: str, *, twice: bool) -> list[Span]:
+        def post(at: float) -> Span:
+            wrote = span(name, "http", "POST /w", at, at + 0.1, within="tool", tool="book")
+            wrote.attributes.update({"playbook.write": "k", "http.response.status_code": 201})  # type: ignore[attr-defined]
+            return wrote
+
+        failed = span(name, "http", "POST /chat", 1, 2, within="llm", fault="server-error")
+        return [post(0.0), failed, post(3.0)] if twice else [post(0.0), failed]
+
+    def served(count: int, *, again: bool) -> Run:
+        names = each(count)
+        aloud = {name for n, name in enumerate(names) if n % 5 == 0 or (not again and n % 2)}
+        spans = [s for n in names for s in booked(n, twice=again and n not in aloud)]
+        return run([outcome(n, down if n in aloud else ()) for n in names], spans)
+
+    before = served(20, again=True)
+    assert {sign.kind for sign in signs(before).values()} == {"server-error"}
+    bench: Any = asked_bench(
+        lambda _, count, __, plan, *, text: served(count, again=not plan.agent_tries)
+    )
+    ranked = suspects(signs(before), before, evidence(alone(), before))
+    assert ranked[0].cause == "side-effect-duplication"
+    same = set(signs(before).values())
+    known, proof = in_turn(bench, ranked, before, evidence(before), same, hidden=False, tried={})
+    assert proof is not None
+    assert proof.intervention == "the agent's own retries off"
+    assert max(known, key=lambda item: item.score).cause == "side-effect-duplication"
+
+
+@pytest.mark.parametrize(("each_run", "told"), [(1, True), (0, False)])
+def test_a_second_cause_too_rare_for_one_run_is_told_by_all_of_them(
+    each_run: int, told: bool
+) -> None:
+    """One 500 a run, in the sweep and each time that all is put back."""
+    from playbook.diagnose.trying import in_turn
+
+    def served(count: int, *, crossed: bool) -> Run:
+        names = each(count)
+        spans = [
+            span(name, "http", "POST /chat", 0, 1, within="llm", fault="server-error")
+            for name in names[:each_run]
+        ]
+        return run([outcome(n, LOST if crossed else ()) for n in names], spans)
+
+    before = served(20, crossed=True)
+    bench: Any = asked_bench(
+        lambda _, count, width, plan, *, text: served(count, crossed=width > 1 and not plan.fresh)
+    )
+    ranked = [Suspect("shared-mutable-state", "application", 0.8)]
+    same = set(signs(before).values())
+    held = evidence(served(20, crossed=False), before)
+    known, _ = in_turn(bench, ranked, before, held, same, hidden=False, tried={})
+    assert ("provider-5xx" in [item.cause for item in known]) is told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..bench import Bench, BudgetSpent
@@ -11,7 +11,8 @@ from ..inject import Plan, together
 from ..model import Finding, Proof, Suspect
 from ..runner import Run
 from . import outside
-from .facts import Evidence, Sign, signs
+from .catalogue import OF_CLASS
+from .facts import Evidence, Sign, by_request, inner_faults, masked, signs
 from .prove import Intervention, Trial, interventions, prove, steady
 from .rules import layer_of, proven, refuted, signs_of, suspects
 
@@ -35,14 +36,8 @@ def in_turn(
     known by then in `ranked`, also where the budget ends before that.
     """
 
-    def serve(number: int, width: int, plan: Plan, text: str) -> Run:
-        if bench.afford(number) < min(number, width):
-            raise BudgetSpent  # fewer at once than failed would prove nothing
-        served = bench.run("prove", number, width, plan, text=text)
-        if not served.outcomes:
-            raise BudgetSpent  # its time was over before anybody had an answer
-        return served
-
+    every: list[Run] = []
+    serve = _serving(bench, every)
     judged, ranked = ranked, list(ranked)
     unnamed = outside.seen(run) and not outside.explains_itself(run)
     alone: dict[int, Intervention] = {}
@@ -60,19 +55,20 @@ def in_turn(
             runs=evidence.runs,
         )
 
-    every = list(enumerate(ranked[:MOST_SUSPECTS]))
+    likeliest_first = list(enumerate(ranked[:MOST_SUSPECTS]))
     # A longer deadline helps whatever is late: what takes away one reason is tried before.
     nested = ranked[0].cause == "platform-timeout" and not outside.seen(run)
-    every.sort(key=lambda item: nested and not any(it.narrow for it in offered(item[1])))
-    for index, suspect in every:
+    likeliest_first.sort(key=lambda item: nested and not any(it.narrow for it in offered(item[1])))
+    for index, suspect in likeliest_first:
         missed: list[Finding] = []
         helped: list[tuple[Trial, Intervention]] = []
         # Faults that hide beside each other do not hide each other: one cause takes its own away.
         own = signs_of(suspect.cause, found, run, evidence) if hidden else found
+        own, unseen = (harm, True) if (harm := _harm(suspect, run)) else (own, hidden)
         for intervention in offered(suspect):
             try:
                 trial = prove(
-                    intervention, run, own, serve, hidden=hidden, deadline_s=evidence.deadline_s
+                    intervention, run, own, serve, hidden=unseen, deadline_s=evidence.deadline_s
                 )
             except BudgetSpent:
                 judged[index] = with_(judged[index], missed)
@@ -93,7 +89,9 @@ def in_turn(
             # Where nothing takes all of it away, what takes away most is the nearest that is known.
             trial, intervention = min(helped, key=_left_over)
             judged[index] = _known(suspect, trial, intervention, evidence, missed)
-            return each_once([*judged, *_left(trial, judged[index].cause, evidence)]), trial.proof
+            left = _left(trial, judged[index].cause, evidence)
+            beside = _beside(every, run, evidence, judged[index].cause)
+            return each_once([*judged, *left, *beside]), trial.proof
         went = tried.get(suspect.cause)
         if index == 0 and went is not None and went.full:
             return each_once(judged), None  # a longer deadline helps those that lack CPU, too
@@ -121,6 +119,55 @@ def in_turn(
             judged[index] = ranked[index]
             tried[ranked[index].cause] = trial
     return each_once(judged), trial.proof if trial.accepted else None
+
+
+def _serving(bench: Bench, every: list[Run]) -> Callable[[int, int, Plan, str], Run]:
+    """Who runs the experiments, within the budget, and keeps what they saw in `every`."""
+
+    def serve(number: int, width: int, plan: Plan, text: str) -> Run:
+        if bench.afford(number) < min(number, width):
+            raise BudgetSpent  # fewer at once than failed would prove nothing
+        served = bench.run("prove", number, width, plan, text=text)
+        if not served.outcomes:
+            raise BudgetSpent  # its time was over before anybody had an answer
+        every.append(served)
+        return served
+
+    return serve
+
+
+def _harm(suspect: Suspect, run: Run) -> set[Sign]:
+    """The harm that a suspect does in requests that end well, where others fail for another
+    reason: what is done twice is judged by what is done twice."""
+    twice = [sign for sign in masked(run).values() if sign.kind == "duplicate-write"]
+    mine = OF_CLASS["duplicate-write"] == suspect.cause
+    return set(twice) if mine and len(twice) >= LEAST_HARM else set()
+
+
+LEAST_HARM = 3
+"""Requests from which a harm that nobody is told of is counted by itself."""
+
+
+def _beside(served: Sequence[Run], run: Run, evidence: Evidence, first: str) -> list[Suspect]:
+    """Faults of model calls beside the proven cause, too few in the sweep alone and beyond doubt
+    over all runs in which nothing was changed."""
+    plain = {id(each): each for each in [run, *evidence.runs, *served] if each.plan == run.plan}
+    inner = Counter(
+        sign
+        for each in plain.values()
+        for spans in by_request(each.spans).values()
+        for sign in set(inner_faults(spans))
+    )
+    attempts = sum(len(each.outcomes) for each in plain.values())
+    return [
+        Suspect(
+            cause, layer_of(cause), 0.5,
+            (Finding(f"{sign} inside {times} of {attempts} requests of all runs", "prove"),),
+        )
+        for sign, times in inner.items()
+        if times >= LEAST_HARM and sign.place in ("llm", "memory")
+        and (cause := OF_CLASS.get(sign.kind, first)) != first
+    ]  # fmt: skip
 
 
 def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
