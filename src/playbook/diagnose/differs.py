@@ -117,15 +117,18 @@ def unfinished(
     here, there = Count(len(failing), times), Count(good.total(), good[text])
     if 2 * times < len(failing) or not _STARTS.search(text) or fell(here, there) >= ALPHA:
         return []
-    words = next(last[name] for name in failing if said.get(name) == text)
+    whole = next(last[name] for name in failing if said.get(name) == text)
+    words = whole if len(whole) <= MOST_WORDS else f"…{whole[-MOST_WORDS:]}"
     told = (
-        f'{times} of {len(failing)} that fail say nothing more after "{words[:120]}", '
+        f'{times} of {len(failing)} that fail say nothing more after "{words}", '
         f"{there.failures} of {there.attempts} that do not: what began there does not end"
     )
     cause = "tool-no-timeout" if _TOOL.search(text) else "no-timeout"
     return [Suspect(cause, layer_of(cause), 0.72, (Finding(told, "logs"),))]
 
 
+MOST_WORDS = 120
+"""Characters of a line that are quoted: its end says what it is about, more than its labels."""
 _STARTS = re.compile(
     r"start|begin|began|calling|invok|request(?:ing|ed)|sending|fetching|querying|asking|waiting",
     re.IGNORECASE,
