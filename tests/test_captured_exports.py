@@ -384,3 +384,20 @@ def test_what_begins_and_does_not_end_is_told_by_the_last_words(tmp_path, newest
     assert verdict.cause == ("platform-timeout" if ends else "tool-no-timeout")
     told = str(verdict.ranked[0].evidence)
     assert ("event=tool_started tool=crm_history" in told) is not ends
+
+
+def test_what_a_pod_says_of_nobody_is_not_told_of_the_one_request_it_serves(tmp_path):
+    """A cache that cannot be refreshed, in the background."""
+    pod = {"kubernetes": {"pod_name": "desk-1"}}
+    lines = []
+    for n in range(20):
+        at = f"2026-11-30T09:{n:02}"
+        lines += [
+            {"time": f"{at}:01Z", "request_id": f"r-{n:04}", "msg": "started", **pod},
+            {"time": f"{at}:03Z", "level": "error", "msg": "refresh failed", **pod,
+             "error": {"type": "httpx.ConnectTimeout", "message": "timed out"}},
+            {"time": f"{at}:05Z", "request_id": f"r-{n:04}", "msg": "done", **pod},
+        ]  # fmt: skip
+    path = tmp_path / "app.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert not any(outcome.failed for outcome in read(path).outcomes)

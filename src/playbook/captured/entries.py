@@ -69,7 +69,7 @@ def record(
         message=message,
         scope=scope,
         probe=isinstance(path, str) and fields.is_probe(path),
-        gone=bool(HUNG_UP.search(message)),
+        gone=level not in BAD and bool(HUNG_UP.search(message)),
         in_line=fields.in_line(leaves),
         origin=tuple(fields.origins(leaves)),
     )

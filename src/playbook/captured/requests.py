@@ -360,7 +360,9 @@ class Requests:
             there = working.get(min(of), []) if of else []
             its = [each for process, each in there if of <= process and each.at_work(record.time)]
             told = classify(record.chain).kind if record.chain and its else "unknown"
-            if record.chain and its and (told in _ENDS or len(its) == 1):
+            # Of a whole container it may be anybody's, and nobody's: what runs beside requests.
+            its_own = len(its) == 1 and any(name == "pid" for name, _ in of)
+            if record.chain and its and (told in _ENDS or its_own):
                 for each in its:
                     each.add(replace(record, seconds=None))
                     each.ended |= told in _ENDS
