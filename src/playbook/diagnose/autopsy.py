@@ -64,18 +64,20 @@ def autopsy(
         ranked.sort(key=lambda item: -item.score)
         struck = _deadline(found.outcomes)
         if struck and not (ranked[0].score >= struck[0].score and ranked[0].cause != "unknown"):
-            ranked = [*struck, *(each for each in ranked if each.cause != struck[0].cause)]
+            ranked = _before(struck, ranked)
         if line := differs.in_line(kinds, found.outcomes, found.in_line):
             cause = "connection-pool-exhausted"
-            ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(line)), *ranked]
+            stood = Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(line))
+            ranked = _before([stood], ranked)
         late = _late(kinds, found.outcomes)
         if late:
-            ranked = [*differs.unfinished(kinds, found.outcomes, found.last), *ranked]
+            ranked = _before(differs.unfinished(kinds, found.outcomes, found.last), ranked)
         if late and (held := holds(found.spans)):
             cause = "event-loop-blocked"
             late_by_it = [replace(each, score=min(each.score, 0.5)) for each in ranked]
-            ranked = [Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(held)), *late_by_it]
-        ranked = [*differs.fewer_tries(found.outcomes, found.spans), *ranked]
+            holder = Suspect(cause, layer_of(cause), MOST_CONFIDENT, tuple(held))
+            ranked = _before([holder], late_by_it)
+        ranked = _before(differs.fewer_tries(found.outcomes, found.spans), ranked)
         if ranked[0].cause == "unknown":
             ranked = [*differs.loops(run), *differs.told(ranked, run)]
         ranked = [_of_one(ranked[0], found), *ranked[1:]]
@@ -113,6 +115,12 @@ def autopsy(
         outcomes=found.outcomes,
         spans=found.spans,
     )
+
+
+def _before(found: Sequence[Suspect], ranked: Sequence[Suspect]) -> list[Suspect]:
+    """The more particular truth stands first, and no cause twice."""
+    causes = {each.cause for each in found}
+    return [*found, *(each for each in ranked if each.cause not in causes)]
 
 
 def _seen(suspect: Suspect, run: Run) -> Suspect:

@@ -16,6 +16,7 @@ from ..errors import TRANSIENT, alike
 from ..model import Count, Finding, Outcome, Span, Suspect
 from ..runner import Run
 from ..stats import fell, quantile, slower
+from .catalogue import cause as page
 from .facts import by_request, place
 
 ALPHA = 0.01
@@ -108,8 +109,6 @@ def unfinished(
 
     `last` is what is said last of each request before its answer, by its id.
     """
-    from .rules import layer_of
-
     said = {name: alike(text) for name, text in last.items()}
     bad = Counter(said[name] for name in failing if name in said)
     good = Counter(said[each.request] for each in outcomes if each.ok and each.request in said)
@@ -123,8 +122,8 @@ def unfinished(
         f'{times} of {len(failing)} that fail say nothing more after "{words}", '
         f"{there.failures} of {there.attempts} that do not: what began there does not end"
     )
-    cause = "tool-no-timeout" if _TOOL.search(text) else "no-timeout"
-    return [Suspect(cause, layer_of(cause), 0.72, (Finding(told, "logs"),))]
+    cause = "tool-no-timeout" if "tool" in text.lower() else "no-timeout"
+    return [Suspect(cause, page(cause).layer, 0.72, (Finding(told, "logs"),))]
 
 
 MOST_WORDS = 120
@@ -133,7 +132,6 @@ _STARTS = re.compile(
     r"start|begin|began|calling|invok|request(?:ing|ed)|sending|fetching|querying|asking|waiting",
     re.IGNORECASE,
 )
-_TOOL = re.compile(r"tool", re.IGNORECASE)
 
 
 def between(run: Run) -> list[Finding]:
@@ -186,8 +184,6 @@ def _named(span: Span) -> str:
 
 def loops(run: Run) -> list[Suspect]:
     """One tool, run far more often in the requests that fail."""
-    from .rules import layer_of
-
     spans = by_request(run.spans)
     names = {place(span) for span in run.spans if span.kind == "tool"}
     for name in sorted(names):
@@ -206,7 +202,7 @@ def loops(run: Run) -> list[Suspect]:
                 f"{name.removeprefix('tool:')} runs {bad:.0f} times in a request that fails, "
                 f"{good:.0f} in one that does not"
             )
-            return [Suspect("agent-loop", layer_of("agent-loop"), 0.6, (Finding(text, "spans"),))]
+            return [Suspect("agent-loop", page("agent-loop").layer, 0.6, (Finding(text, "spans"),))]
     return []
 
 
@@ -216,8 +212,6 @@ def fewer_tries(outcomes: Sequence[Outcome], spans: Sequence[Span]) -> list[Susp
     Retries that are counted over the life of an agent, and not for each call, are used up by
     the first requests that need them: what was saved at first is an error of every caller later.
     """
-    from .rules import layer_of
-
     own = by_request([span for span in spans if place(span) == "llm" and span.fault in TRANSIENT])
     met = [(each, len(own[each.request])) for each in outcomes if each.request in own]
     given_up = [each for each in met if each[0].failed]
@@ -238,4 +232,4 @@ def fewer_tries(outcomes: Sequence[Outcome], spans: Sequence[Span]) -> list[Susp
         f"fault; the {len(late)} that met one later were given up after {usual}"
     )
     cause = "retry-budget-burnt"
-    return [Suspect(cause, layer_of(cause), 0.7, (Finding(text, "spans"),))]
+    return [Suspect(cause, page(cause).layer, 0.7, (Finding(text, "spans"),))]

@@ -178,6 +178,11 @@ def _of_a_service(case: Case, runs: Sequence[Run], ranked: Sequence[Suspect], *n
     return "; ".join(text for text in (first, told, *others) if text)
 
 
+def _alone(runs: Sequence[Run]) -> Run | None:
+    """The run one at a time, to compare with."""
+    return next((each for each in runs if each.concurrency == 1), None)
+
+
 def _found(case: Case, runs: Sequence[Run]) -> tuple[Run | None, str]:
     """The run to investigate, and a note on what was taken as an answer and no failure."""
     if case.spec.kind != "http":
@@ -192,8 +197,8 @@ def _found(case: Case, runs: Sequence[Run]) -> tuple[Run | None, str]:
 
 def _open(run: Run, runs: Sequence[Run]) -> bool:
     """Do all that fail get a refusal, of which it may be chance that none alone did?"""
-    alone, refused = runs[0], sum(outside.answered(run).values())
-    if alone is run or alone.concurrency > 1 or refused < len(signs(run)):
+    alone, refused = _alone(runs), sum(outside.answered(run).values())
+    if alone is None or alone is run or refused < len(signs(run)):
         return False
     here = Count(len(alone.outcomes), sum(outside.answered(alone).values()))
     return fell(Count(len(run.outcomes), refused), here) >= 0.05
@@ -215,7 +220,7 @@ def _afterwards(case: Case, runs: Sequence[Run], run: Run) -> tuple[list[Suspect
     """What one request at a time meets now that a service was under load, and did not before: the
     suspects where it serves no more, or ever more slowly; and where the failure says itself what
     it is, that it takes no load any more."""
-    alone = next((each for each in runs if each.concurrency == 1), None)
+    alone = _alone(runs)
     if alone is None or signs(alone) or run.concurrency == 1 or not outside.seen(run):
         return [], []
     named = after.stands(run)
@@ -302,7 +307,7 @@ def _alone_again(case: Case, runs: Sequence[Run], run: Run) -> None:
 
     From outside, a failure that does not say why is judged by just that.
     """
-    alone = next((each for each in runs if each.concurrency == 1), None)
+    alone = _alone(runs)
     if alone is None or alone is run or outside.explains_itself(run):
         return
     rate = sum(outcome.failed for outcome in run.outcomes) / max(len(run.outcomes), 1)
@@ -322,7 +327,7 @@ def _more_alone(case: Case, alone: Run, rate: float, text: str) -> None:
 def _refused(case: Case, runs: Sequence[Run]) -> str:
     """A note on the requests to which the endpoint says no one at a time as well, as often as
     under load: an answer to what was asked, and no failure of the service."""
-    alone = next((each for each in runs if each.concurrency == 1), None)
+    alone = _alone(runs)
     told = []
     for status in sorted(set().union(*map(outside.answered, runs))):
         counts = [Count(len(run.outcomes), outside.answered(run)[status]) for run in runs]

@@ -7,7 +7,7 @@ the rest belongs to the proof (`playbook.diagnose.prove`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import counted, raised_at
@@ -231,7 +231,15 @@ def _elsewhere(
     run: Run, evidence: Evidence, scores: dict[str, float], findings: dict[str, list[Finding]]
 ) -> None:
     """What fails beyond doubt over all levels: a second cause is hidden behind the first."""
-    runs = list({id(each): each for each in [run, *evidence.runs]}.values())
+    for cause, text in met_inside([run, *evidence.runs]):
+        scores[cause] = max(scores.get(cause, 0.0), 0.5)
+        findings.setdefault(cause, []).append(Finding(f"{text} of all levels", "spans"))
+
+
+def met_inside(runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """Causes that faults of model calls name by themselves, of which these runs together have
+    enough, each with how many requests met it."""
+    runs = list({id(each): each for each in runs}.values())
     spans = {id(each): by_request(each.spans) for each in runs}
     every = Counter(
         sign
@@ -242,11 +250,8 @@ def _elsewhere(
     attempts = sum(len(each.outcomes) for each in runs)
     for sign, times in every.items():
         cause = OF_CLASS.get(sign.kind)
-        if times < 3 or cause is None or sign.place not in ("llm", "memory"):
-            continue
-        scores[cause] = max(scores.get(cause, 0.0), 0.5)
-        text = f"{sign} inside {times} of {attempts} requests of all levels"
-        findings.setdefault(cause, []).append(Finding(text, "spans"))
+        if times >= 3 and cause is not None and sign.place in ("llm", "memory"):
+            yield cause, f"{sign} inside {times} of {attempts} requests"
 
 
 def _share(run: Run) -> float:

@@ -12,9 +12,9 @@ from ..model import Finding, Proof, Suspect
 from ..runner import Run
 from . import outside
 from .catalogue import OF_CLASS
-from .facts import Evidence, Sign, by_request, inner_faults, masked, signs
+from .facts import Evidence, Sign, masked, signs
 from .prove import Intervention, Trial, interventions, prove, steady
-from .rules import layer_of, proven, refuted, signs_of, suspects
+from .rules import layer_of, met_inside, proven, refuted, signs_of, suspects
 
 TIME_TO_REDUCE = 25.0
 """Seconds that a reduction takes; what is tried beside is not to spend them."""
@@ -90,8 +90,8 @@ def in_turn(
             trial, intervention = min(helped, key=_left_over)
             judged[index] = _known(suspect, trial, intervention, evidence, missed)
             left = _left(trial, judged[index].cause, evidence)
-            beside = _beside(every, run, evidence, judged[index].cause)
-            return each_once([*judged, *left, *beside]), trial.proof
+            rare = _rare(every, run, evidence, judged[index].cause)
+            return each_once([*judged, *left, *rare]), trial.proof
         went = tried.get(suspect.cause)
         if index == 0 and went is not None and went.full:
             return each_once(judged), None  # a longer deadline helps those that lack CPU, too
@@ -148,26 +148,15 @@ LEAST_HARM = 3
 """Requests from which a harm that nobody is told of is counted by itself."""
 
 
-def _beside(served: Sequence[Run], run: Run, evidence: Evidence, first: str) -> list[Suspect]:
+def _rare(served: Sequence[Run], run: Run, evidence: Evidence, first: str) -> list[Suspect]:
     """Faults of model calls beside the proven cause, too few in the sweep alone and beyond doubt
     over all runs in which nothing was changed."""
-    plain = {id(each): each for each in [run, *evidence.runs, *served] if each.plan == run.plan}
-    inner = Counter(
-        sign
-        for each in plain.values()
-        for spans in by_request(each.spans).values()
-        for sign in set(inner_faults(spans))
-    )
-    attempts = sum(len(each.outcomes) for each in plain.values())
+    plain = [each for each in [run, *evidence.runs, *served] if each.plan == run.plan]
     return [
-        Suspect(
-            cause, layer_of(cause), 0.5,
-            (Finding(f"{sign} inside {times} of {attempts} requests of all runs", "prove"),),
-        )
-        for sign, times in inner.items()
-        if times >= LEAST_HARM and sign.place in ("llm", "memory")
-        and (cause := OF_CLASS.get(sign.kind, first)) != first
-    ]  # fmt: skip
+        Suspect(cause, layer_of(cause), 0.5, (Finding(f"{text} of all runs", "prove"),))
+        for cause, text in met_inside(plain)
+        if cause != first
+    ]
 
 
 def _left(trial: Trial, proven_: str, evidence: Evidence) -> list[Suspect]:
