@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from playbook.captured import CapturedError, fields, read
-from playbook.diagnose.autopsy import autopsy
+from playbook.diagnose.autopsy import _before, autopsy
+from playbook.model import Suspect
 
 SAMPLES = Path(__file__).parents[1] / "data" / "captured"
 
@@ -401,3 +402,11 @@ def test_what_a_pod_says_of_nobody_is_not_told_of_the_one_request_it_serves(tmp_
     path = tmp_path / "app.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     assert not any(outcome.failed for outcome in read(path).outcomes)
+
+
+def test_a_cause_that_is_put_first_stands_in_one_row():
+    lesser = [Suspect("no-timeout", "client", 0.4), Suspect("provider-slow", "provider", 0.3)]
+    ranked = _before([Suspect("no-timeout", "client", 0.72)], lesser)
+    assert [(each.cause, each.score) for each in ranked] == [
+        ("no-timeout", 0.72), ("provider-slow", 0.3)
+    ]  # fmt: skip

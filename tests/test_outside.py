@@ -575,9 +575,10 @@ NO = Ask(404, '{"error": "no such booking"}')
 
 
 def test_what_is_asked_to_be_sure_may_be_refused_as_well() -> None:
-    """The sweep shows one 404 alone, and three more once it is asked again: all are answers."""
+    """The sweep shows one failure, and what is asked because of it is refused at times: alone as
+    well, so that these are answers, and the one failure is too little to accuse anybody."""
     alone = served([*many(OK, 4), NO], 1, "a")
-    runs = [alone, served(many(OK, 24), 12)]
+    runs = [alone, served([*many(OK, 23), ERROR], 12)]
 
     def more(step: str, count: int, width: int, *, text: str, **_: Any) -> Run:
         if step == "lull":
@@ -595,6 +596,7 @@ def test_what_is_asked_to_be_sure_may_be_refused_as_well() -> None:
     run, told = judge._found(case, runs)
     assert run is None
     assert "404 was answered to" in told
+    assert [len(signs(each)) for each in runs] == [0, 1], "no refusal is left as a failure"
 
 
 def test_what_is_refused_alone_as_often_as_under_load_is_an_answer() -> None:

@@ -32,7 +32,7 @@ from playbook.diagnose.prove import (
     prove,
     widened,
 )
-from playbook.diagnose.rules import BROADLY, UNSEEN, proven, suspects
+from playbook.diagnose.rules import BROADLY, UNSEEN, met_inside, proven, suspects
 from playbook.errors import TRANSIENT, classify
 from playbook.inject import LAB, Plan
 from playbook.isolate.ladder import _crew_rung
@@ -2284,3 +2284,16 @@ def test_a_second_cause_too_rare_for_one_run_is_told_by_all_of_them(
     held = evidence(served(20, crossed=False), before)
     known, _ = in_turn(bench, ranked, before, held, same, hidden=False, tried={})
     assert ("provider-5xx" in [item.cause for item in known]) is told
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_what_calls_meet_inside_is_told_from_three_requests_on(times: int) -> None:
+    """Counted over the runs together, each run once however often it is given."""
+    spans = [span(n, "http", "POST /c", 0, 1, within="llm", fault="auth") for n in each(times)]
+    found = [
+        run([outcome(n) for n in each(9)], spans[:1]),
+        run([outcome(n) for n in each(9)], spans[1:]),
+    ]
+    told = list(met_inside([*found, found[0]]))
+    expected = [("provider-auth", f"auth at llm inside {times} of 18 requests")]
+    assert told == (expected if times >= 3 else [])
